@@ -4,6 +4,9 @@ The native core is `engines._core`; only the files that run models import it, so
 before it is built.
 """
 
+from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config_render import render_config
+from engines.config_text import parse_config, read_config
 from engines.errors import (
     CorruptModel,
     DeadlinePassed,
@@ -19,13 +22,20 @@ from engines.errors import (
 
 __all__ = [
     "CorruptModel",
+    "DataType",
     "DeadlinePassed",
     "Draining",
     "EngineError",
     "EngineFailed",
     "InvalidConfig",
     "InvalidInput",
+    "ModelConfig",
     "ModelNotFound",
     "ModelNotReady",
+    "Postprocess",
     "QueueFull",
+    "TensorConfig",
+    "parse_config",
+    "read_config",
+    "render_config",
 ]

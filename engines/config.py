@@ -1,0 +1,71 @@
+"""The configuration of one model as values; `engines.config_text` reads and writes them as `config.pbtxt`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+BACKENDS = ("identity", "openvino")
+
+
+class DataType(StrEnum):
+    """Element types; the value is the name used on the wire, `TYPE_` before it is the name in the file."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+
+
+class Postprocess(StrEnum):
+    """What native code does with the outputs of the engine before they are answered."""
+
+    NONE = ""
+    NMS = "nms"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorConfig:
+    """One input or output: `dims` without the batch, -1 where any length will do, empty for one value per row."""
+
+    name: str
+    data_type: DataType
+    dims: tuple[int, ...]
+    label_filename: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything that `config.pbtxt` says, with defaults filled in and contradictions ruled out.
+
+    Times are in microseconds; 0 for `default_timeout_us` means that only the caller's deadline counts.
+    `batch_delay_us` 0 means that requests which wait together run together but nothing waits for more.
+    """
+
+    name: str
+    backend: str
+    max_batch_size: int
+    inputs: tuple[TensorConfig, ...]
+    outputs: tuple[TensorConfig, ...]
+    preferred_batch_sizes: tuple[int, ...] = ()
+    batch_delay_us: int = 0
+    queue_max: int = 64  # a second of work for the slowest model we ship
+    default_timeout_us: int = 0
+    instance_count: int = 1
+    threads: int = 1  # per instance; convnets gain more from a second instance than from a second thread
+    queue_bytes_max: int = 256 << 20  # forty frames of 1080p
+    version_count: int = 1
+    postprocess: Postprocess = Postprocess.NONE
+    nms_score_threshold: float = 0.35
+    nms_iou_threshold: float = 0.5
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Returns the batch sizes to compile: 1, the preferred ones and the largest, ascending."""
+        return tuple(sorted({1, *self.preferred_batch_sizes, self.max_batch_size}))

@@ -1,0 +1,54 @@
+"""Writes a model's configuration as `config.pbtxt`."""
+
+from engines.config import ModelConfig, Postprocess, TensorConfig
+from engines.textformat import quote
+
+
+def render_config(config: ModelConfig) -> str:
+    """Returns the text that `parse_config` reads back as `config`."""
+    lines = [
+        f"name: {quote(config.name)}",
+        f"backend: {quote(config.backend)}",
+        f"max_batch_size: {config.max_batch_size}",
+        *_render_tensors("input", config.inputs),
+        *_render_tensors("output", config.outputs),
+        f"instance_group [ {{ count: {config.instance_count} kind: KIND_CPU }} ]",
+        "dynamic_batching {",
+        f"  preferred_batch_size: [ {', '.join(map(str, config.preferred_batch_sizes))} ]",
+        f"  max_queue_delay_microseconds: {config.batch_delay_us}",
+        "  default_queue_policy {",
+        f"    max_queue_size: {config.queue_max}",
+        f"    default_timeout_microseconds: {config.default_timeout_us}",
+        "  }",
+        "}",
+        f"version_policy {{ latest {{ num_versions: {config.version_count} }} }}",
+    ]
+    parameters = {
+        "threads": str(config.threads),
+        "queue_bytes_max": str(config.queue_bytes_max),
+    }
+    if config.postprocess is not Postprocess.NONE:
+        parameters["postprocess"] = config.postprocess.value
+        parameters["nms_score_threshold"] = repr(config.nms_score_threshold)
+        parameters["nms_iou_threshold"] = repr(config.nms_iou_threshold)
+    for key, value in parameters.items():
+        lines.append(
+            f'parameters {{ key: "starling.{key}" value {{ string_value: {quote(value)} }} }}'
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _render_tensors(field: str, tensors: tuple[TensorConfig, ...]) -> list[str]:
+    lines = [f"{field} ["]
+    for at, tensor in enumerate(tensors):
+        labels = (
+            f" label_filename: {quote(tensor.label_filename)}"
+            if tensor.label_filename
+            else ""
+        )
+        dims = ", ".join(map(str, tensor.dims))
+        lines.append(
+            f"  {{ name: {quote(tensor.name)} data_type: TYPE_{tensor.data_type} dims: [ {dims} ]{labels} }}"
+            + ("," if at + 1 < len(tensors) else "")
+        )
+    return [*lines, "]"]

@@ -1,0 +1,349 @@
+"""Reads `config.pbtxt`: a documented subset of Triton's model configuration.
+
+A field outside of the subset is refused by name and line, so that a configuration never silently means less than
+it says. `engines/README.md` lists the subset with the meaning of each field.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from engines.config import BACKENDS, DataType, ModelConfig, Postprocess, TensorConfig
+from engines.errors import InvalidConfig
+from engines.fields import Fields, Problems, read_number
+from engines.textformat import parse_text, quote
+
+# A configuration is a page of text; anything larger is not one.
+CONFIG_BYTES_MAX = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_DEFAULTS = ModelConfig("", "", 1, (), ())
+_INT32_MAX = 2**31 - 1
+_TIME_US_MAX = 3_600_000_000
+_TYPES = {f"TYPE_{kind}": kind for kind in DataType}
+# Field order and dims (without the batch) of what the nms step answers: see `Postprocess.NMS`.
+_NMS_OUTPUTS = {
+    "boxes": (DataType.FP32, 2),
+    "scores": (DataType.FP32, 1),
+    "classes": (DataType.INT32, 1),
+    "count": (DataType.INT32, 0),
+}
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Reads `<repository>/<model>/config.pbtxt`.
+
+    Raises:
+        InvalidConfig: unreadable, malformed, unknown or missing fields, wrong types, or contradictions; every
+            problem is listed with its line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidConfig(
+            f"{path}: cannot be read ({error.strerror}); every model needs a readable config.pbtxt",
+            path=str(path),
+        ) from error
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise InvalidConfig(
+            f"{path}: {len(raw)} bytes; expected at most {CONFIG_BYTES_MAX}; is this a configuration?",
+            path=str(path),
+        )
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InvalidConfig(
+            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8 text",
+            path=str(path),
+            line=line,
+        ) from error
+    return parse_config(text, str(path), folder=path.parent.name)
+
+
+def parse_config(
+    text: str, path: str = "config.pbtxt", *, folder: str | None = None
+) -> ModelConfig:
+    """Returns the configuration that `text` describes.
+
+    Args:
+        text: contents of the file.
+        path: what errors call the file.
+        folder: name of the model's folder, which `name` must equal; None skips that check.
+    Raises:
+        InvalidConfig: see `read_config`.
+    """
+    problems = Problems(path)
+    root = Fields(parse_text(text, path), "", problems)
+    batching = _read_batching(root)
+    parameters = _read_parameters(root)
+    config = ModelConfig(
+        name=_read_name(root, folder),
+        backend=root.string("backend", among=BACKENDS),
+        max_batch_size=root.integer("max_batch_size", None, 1, 4096),
+        inputs=_read_tensors(root, "input"),
+        outputs=_read_tensors(root, "output"),
+        instance_count=_read_instance_count(root),
+        version_count=_read_version_count(root),
+        preferred_batch_sizes=batching.sizes,
+        batch_delay_us=batching.delay_us,
+        queue_max=batching.queue_max,
+        default_timeout_us=batching.timeout_us,
+        threads=parameters.threads,
+        queue_bytes_max=parameters.queue_bytes_max,
+        postprocess=parameters.postprocess,
+        nms_score_threshold=parameters.score_threshold,
+        nms_iou_threshold=parameters.iou_threshold,
+    )
+    root.finish()
+    problems.raise_any()
+    _check_contradictions(config, root)
+    problems.raise_any()
+    return config
+
+
+class _Batching(NamedTuple):
+    sizes: tuple[int, ...]
+    delay_us: int
+    queue_max: int
+    timeout_us: int
+
+
+class _Parameters(NamedTuple):
+    threads: int
+    queue_bytes_max: int
+    postprocess: Postprocess
+    score_threshold: float
+    iou_threshold: float
+
+
+def _read_name(root: Fields, folder: str | None) -> str:
+    name = root.string("name")
+    if name and not _NAME.fullmatch(name):
+        root.refuse(
+            "name",
+            f"`name` is {quote(name)}; expected letters, digits, `.`, `_`, `-`, at most 128,"
+            " beginning and ending with a letter or digit; rename the model",
+        )
+    elif name and folder is not None and name != folder:
+        root.refuse(
+            "name",
+            f'`name` is "{name}" but the folder is "{folder}"; they must be equal, change either',
+        )
+    return name
+
+
+def _read_tensors(root: Fields, field: str) -> tuple[TensorConfig, ...]:
+    tensors = []
+    for one in root.messages(field):
+        name = one.string("name")
+        if one.has("name") and not 0 < len(name) <= 128:
+            one.refuse(
+                "name",
+                f"`{field}.name` is {len(name)} characters; expected 1 to 128; rename it",
+            )
+        kind = _TYPES[one.word("data_type", _TYPES)]
+        dims = one.integers("dims", -1, _INT32_MAX, required=True)
+        if 0 in dims:
+            one.refuse(
+                "dims",
+                f"`{field}.dims` of `{name}` has a 0; expected -1 (any) or >= 1; change it",
+            )
+        labels = one.string("label_filename", "") if field == "output" else ""
+        if labels in (".", "..") or "/" in labels or "\0" in labels:
+            one.refuse(
+                "label_filename",
+                f"`{field}.label_filename` is {quote(labels)}; expected a file name in the model's folder,"
+                " without `/`; move the file there",
+            )
+        one.finish()
+        tensors.append(TensorConfig(name, kind, dims, labels))
+    if not tensors:
+        root.refuse(
+            field,
+            f"`{field}` is missing; a model has at least one {field}, describe it",
+        )
+    return tuple(tensors)
+
+
+def _read_instance_count(root: Fields) -> int:
+    count = 0
+    for group in root.messages("instance_group"):
+        count += group.integer("count", 1, 1, 256)
+        group.word("kind", ("KIND_CPU",), "KIND_CPU")
+        group.finish()
+    return count or _DEFAULTS.instance_count
+
+
+def _read_version_count(root: Fields) -> int:
+    policy = root.message("version_policy")
+    latest = policy.message("latest") if policy else None
+    count = (
+        latest.integer("num_versions", 1, 1, 1024)
+        if latest
+        else _DEFAULTS.version_count
+    )
+    for one in (latest, policy):
+        if one:
+            one.finish()
+    return count
+
+
+def _read_batching(root: Fields) -> _Batching:
+    batching = root.message("dynamic_batching")
+    policy = batching.message("default_queue_policy") if batching else None
+    result = _Batching(
+        sizes=batching.integers("preferred_batch_size", 1, 4096) if batching else (),
+        delay_us=batching.integer("max_queue_delay_microseconds", 0, 0, _TIME_US_MAX)
+        if batching
+        else 0,
+        queue_max=policy.integer("max_queue_size", _DEFAULTS.queue_max, 1, 1 << 20)
+        if policy
+        else _DEFAULTS.queue_max,
+        timeout_us=policy.integer("default_timeout_microseconds", 0, 0, _TIME_US_MAX)
+        if policy
+        else 0,
+    )
+    if len(set(result.sizes)) != len(result.sizes):
+        root.refuse(
+            "dynamic_batching",
+            f"`dynamic_batching.preferred_batch_size` is {list(result.sizes)}; expected each size once",
+        )
+    for one in (policy, batching):
+        if one:
+            one.finish()
+    return result
+
+
+def _read_parameters(root: Fields) -> _Parameters:
+    given: dict[str, tuple[str, Fields]] = {}
+    known = (
+        "threads",
+        "queue_bytes_max",
+        "postprocess",
+        "nms_score_threshold",
+        "nms_iou_threshold",
+    )
+    for entry in root.messages("parameters"):
+        key, value = entry.string("key"), entry.message("value")
+        text = value.string("string_value") if value else ""
+        if value is None:
+            entry.refuse(
+                "value",
+                "`parameters.value` is missing; add `value { string_value: ... }`",
+            )
+        else:
+            value.finish()
+        entry.finish()
+        short = key.removeprefix("starling.")
+        if not key.startswith("starling.") or short not in known:
+            listed = ", ".join(f"starling.{one}" for one in known)
+            entry.refuse(
+                "key",
+                f'unknown parameter "{key}"; known: {listed}; remove it or correct its name',
+            )
+        elif short in given:
+            entry.refuse("key", f'parameter "{key}" is given twice; give it once')
+        else:
+            given[short] = (text, entry)
+
+    def number(
+        key: str, default: float, least: float, most: float, *, whole: bool
+    ) -> float:
+        if key not in given:
+            return default
+        text, entry = given[key]
+        found = read_number(text, least, most)
+        if found is None or (whole and not text.strip().isdecimal()):
+            kind = "an integer" if whole else "a number"
+            entry.refuse(
+                "value",
+                f'"starling.{key}" is "{text}"; expected {kind} from {least} to {most}',
+            )
+            return default
+        return int(text) if whole else found
+
+    post = given["postprocess"][0] if "postprocess" in given else ""
+    if post not in tuple(Postprocess):
+        given["postprocess"][1].refuse(
+            "value",
+            f'"starling.postprocess" is "{post}"; expected "nms"; correct or remove it',
+        )
+        post = ""
+    for key in ("nms_score_threshold", "nms_iou_threshold"):
+        if key in given and post != Postprocess.NMS:
+            given[key][1].refuse(
+                "key",
+                f'"starling.{key}" needs "starling.postprocess" to be "nms"; add that or remove this',
+            )
+    return _Parameters(
+        threads=int(number("threads", _DEFAULTS.threads, 1, 256, whole=True)),
+        queue_bytes_max=int(
+            number(
+                "queue_bytes_max",
+                _DEFAULTS.queue_bytes_max,
+                1 << 10,
+                1 << 40,
+                whole=True,
+            )
+        ),
+        postprocess=Postprocess(post),
+        score_threshold=number(
+            "nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False
+        ),
+        iou_threshold=number(
+            "nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False
+        ),
+    )
+
+
+def _check_contradictions(config: ModelConfig, root: Fields) -> None:
+    for size in config.preferred_batch_sizes:
+        if size > config.max_batch_size:
+            root.refuse(
+                "dynamic_batching",
+                f"`dynamic_batching.preferred_batch_size` {size} exceeds `max_batch_size`"
+                f" {config.max_batch_size}; lower the one or raise the other",
+            )
+    for field, tensors in (("input", config.inputs), ("output", config.outputs)):
+        names = [tensor.name for tensor in tensors]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            root.refuse(
+                field,
+                f'two {field}s are called "{name}"; expected different names, rename one',
+            )
+    if config.backend == "identity":
+        _check_identity(config, root)
+    if config.postprocess is Postprocess.NMS:
+        _check_nms(config, root)
+
+
+def _check_identity(config: ModelConfig, root: Fields) -> None:
+    ins = [(tensor.data_type, tensor.dims) for tensor in config.inputs]
+    outs = [(tensor.data_type, tensor.dims) for tensor in config.outputs]
+    if ins != outs:
+        root.refuse(
+            "output",
+            'backend "identity" answers each input as it came, so outputs must have the data_type and dims of'
+            " the inputs, in order; change `output`",
+        )
+    if config.postprocess is not Postprocess.NONE:
+        root.refuse(
+            "parameters",
+            'backend "identity" has no postprocess; remove "starling.postprocess"',
+        )
+
+
+def _check_nms(config: ModelConfig, root: Fields) -> None:
+    found = {
+        tensor.name: (tensor.data_type, len(tensor.dims)) for tensor in config.outputs
+    }
+    limits = {tensor.dims[0] for tensor in config.outputs if tensor.dims}
+    boxes = next(
+        (tensor.dims for tensor in config.outputs if tensor.name == "boxes"), ()
+    )
+    if found != _NMS_OUTPUTS or len(limits) != 1 or min(limits) < 1 or boxes[1] != 4:
+        root.refuse(
+            "output",
+            'postprocess "nms" answers boxes FP32 [N, 4], scores FP32 [N], classes INT32 [N], count INT32 [],'
+            " with one N >= 1; describe exactly these outputs",
+        )

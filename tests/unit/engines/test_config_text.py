@@ -1,0 +1,265 @@
+"""Tests of reading and writing `config.pbtxt`."""
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import InvalidConfig
+from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config_render import render_config
+from engines.config_text import parse_config, read_config
+from engines.textformat import Scalar, parse_text, quote
+
+DETECTOR = """
+# A detector.
+name: "nanodet"
+backend: "openvino"
+max_batch_size: 8
+input [ { name: "frame" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]
+output [
+  { name: "boxes" data_type: TYPE_FP32 dims: [ 100, 4 ] },
+  { name: "scores" data_type: TYPE_FP32 dims: [ 100 ] },
+  { name: "classes" data_type: TYPE_INT32 dims: [ 100 ] label_filename: "labels.txt" },
+  { name: "count" data_type: TYPE_INT32 dims: [ ] }
+]
+instance_group [ { count: 2 kind: KIND_CPU } ]
+dynamic_batching {
+  preferred_batch_size: [ 2, 4 ]
+  max_queue_delay_microseconds: 500
+  default_queue_policy { max_queue_size: 32 default_timeout_microseconds: 100000 }
+}
+version_policy: { latest: { num_versions: 2 } }
+parameters { key: "starling.postprocess" value { string_value: "nms" } }
+parameters { key: "starling.nms_score_threshold" value { string_value: "0.4" } }
+parameters { key: "starling.nms_iou_threshold" value { string_value: "0.6" } }
+parameters { key: "starling.threads" value { string_value: "2" } }
+parameters { key: "starling.queue_bytes_max" value { string_value: "1048576" } }
+"""
+
+ECHO = """
+name: "echo" backend: "identity" max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: 64 }
+output { name: "y" data_type: TYPE_FP32 dims: 64 }
+"""
+
+
+def problem(text: str) -> str:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_config(text)
+    return str(caught.value)
+
+
+def test_every_field_of_the_subset_is_read() -> None:
+    config = parse_config(DETECTOR, folder="nanodet")
+    assert config.inputs == (TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),)
+    assert config.outputs[2].label_filename == "labels.txt"
+    assert config.outputs[3].dims == ()
+    assert config.buckets == (1, 2, 4, 8)
+    assert (config.instance_count, config.version_count, config.threads) == (2, 2, 2)
+    assert (config.batch_delay_us, config.queue_max, config.default_timeout_us) == (
+        500,
+        32,
+        100_000,
+    )
+    assert config.postprocess is Postprocess.NMS
+    assert (config.nms_score_threshold, config.nms_iou_threshold) == (0.4, 0.6)
+    assert config.queue_bytes_max == 1 << 20
+
+
+def test_defaults_fill_what_is_absent() -> None:
+    config = parse_config(ECHO)
+    assert config.buckets == (1, 4)
+    assert config.queue_max == 64
+    assert config.batch_delay_us == 0
+
+
+def test_unknown_field_is_refused_with_name_and_line() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_config(
+            DETECTOR.replace("KIND_CPU", "KIND_CPU gpus: [ 0 ]"),
+            "repo/nanodet/config.pbtxt",
+        )
+    assert "repo/nanodet/config.pbtxt:13: unknown field `instance_group.gpus`" in str(
+        caught.value
+    )
+    assert caught.value.facts == {
+        "path": "repo/nanodet/config.pbtxt",
+        "line": 13,
+        "field": "instance_group.gpus",
+    }
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    text = problem('platform: "tensorrt_plan"\nname: 7\nmax_batch_size: 0\n')
+    for part in (
+        ":1: unknown field `platform`",
+        ":2: `name` is `7`; expected a string in quotes",
+        ":3: `max_batch_size` is `0`; expected an integer from 1 to 4096",
+        "`backend` is missing",
+        "`input` is missing",
+        "`output` is missing",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[ 2, 4 ]", "[ 2, 16 ]", "16 exceeds `max_batch_size` 8"),
+        ("[ 2, 4 ]", "[ 2, 2 ]", "expected each size once"),
+        ("TYPE_UINT8", "TYPE_STRING", "`input.data_type` is `TYPE_STRING`; expected one of TYPE_BOOL"),
+        ('"openvino"', '"onnxruntime"', 'expected one of identity, openvino'),
+        ("KIND_CPU", "KIND_GPU", "expected one of KIND_CPU"),
+        ("-1, -1, 3", "-1, 0, 3", "has a 0"),
+        ("-1, -1, 3", "-2", "expected an integer from -1"),
+        ("dims: [ -1, -1, 3 ]", "", "`input.dims` is missing"),
+        ('"labels.txt"', '"../labels.txt"', "expected a file name in the model's folder"),
+        ('"nms"', '"topk"', 'expected "nms"'),
+        ('"0.4"', '"1.5"', "expected a number from 0 to 1"),
+        ('"0.4"', '"nan"', "expected a number from 0 to 1"),
+        ('"starling.threads"', '"threads"', 'unknown parameter "threads"'),
+        ('"starling.threads"', '"starling.postprocess"', "is given twice"),
+        ('"starling.postprocess" value { string_value: "nms" }', '"starling.threads" value {string_value: "1"}',
+         'needs "starling.postprocess"'),
+        ("100, 4", "100, 5", "describe exactly these outputs"),
+        ('name: "scores"', 'name: "boxes"', 'two outputs are called "boxes"'),
+        ('"nanodet"', '"../nanodet"', "rename the model"),
+        ("latest", "specific", "unknown field `version_policy.specific`"),
+        ("max_batch_size: 8", "max_batch_size: 8 max_batch_size: 8", "given 2 times"),
+        ('"2" } }', '"two" } }', "expected an integer from 1 to 256"),
+        ("num_versions: 2", "num_versions: 2.5", "expected an integer"),
+    ],
+)  # fmt: skip
+def test_wrong_values_and_contradictions_say_what_to_do(
+    old: str, new: str, says: str
+) -> None:
+    assert old in DETECTOR
+    assert says in problem(DETECTOR.replace(old, new, 1))
+
+
+def test_identity_must_answer_what_came_in() -> None:
+    assert "answers each input as it came" in problem(
+        ECHO.replace("dims: 64", "dims: 32", 1)
+    )
+
+
+def test_name_must_equal_the_folder() -> None:
+    with pytest.raises(
+        InvalidConfig, match='`name` is "nanodet" but the folder is "other"'
+    ):
+        parse_config(DETECTOR, folder="other")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name", "`name` has no value"),
+        ("name:", "the file ends after `name:`"),
+        ("name: }", "found `}` after `name:`"),
+        ("input {", "the file ends inside a message; expected `}`"),
+        ("dims: [ 1 2 ]", "found `2`; expected `,` or `]`"),
+        ('name: "open', "unexpected character"),
+        ("= 3", "unexpected character '='"),
+        ("3: 4", "expected a field name"),
+        ("a { " * 40, "nested deeper"),
+    ],
+)
+def test_malformed_text_is_refused_with_its_line(text: str, says: str) -> None:
+    assert says in problem("\n" + text)
+    assert ":2: " in problem("\n" + text)
+
+
+def test_unreadable_files_are_invalid_config(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    with pytest.raises(
+        InvalidConfig, match="every model needs a readable config.pbtxt"
+    ):
+        read_config(folder / "config.pbtxt")
+    (folder / "config.pbtxt").write_bytes(b'name: "m"\n\xff')
+    with pytest.raises(InvalidConfig, match=":2: byte 0xff is not UTF-8"):
+        read_config(folder / "config.pbtxt")
+
+
+def test_escapes_and_adjacent_strings() -> None:
+    (field,) = parse_text(r"""a: "x\n\"\x41" 'b\101'""", "f").fields
+    assert field.values == (Scalar("string", 'x\n"AbA', 1),)
+
+
+@given(st.text())
+def test_random_text_raises_nothing_but_invalid_config(text: str) -> None:
+    with pytest.raises(InvalidConfig):
+        parse_config(text)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"{}[]<>:,", " ", "\n", "-1", "2.5", '"s"', "TYPE_FP32", *DETECTOR.split()]
+        )
+    )
+)
+def test_random_tokens_raise_nothing_but_invalid_config(tokens: list[str]) -> None:
+    try:
+        parse_config(" ".join(tokens))
+    except InvalidConfig as error:
+        assert "config.pbtxt:" in str(error)
+
+
+@given(st.text())
+def test_quoted_text_is_read_back(text: str) -> None:
+    (field,) = parse_text(f"a: {quote(text)}", "f").fields
+    assert isinstance(field.values[0], Scalar)
+    assert field.values[0].text == text
+
+
+NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=12)
+DIMS = st.lists(st.one_of(st.just(-1), st.integers(1, 2**31 - 1)), max_size=4).map(
+    tuple
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    def tensors(labels: st.SearchStrategy[str]) -> tuple[TensorConfig, ...]:
+        names = draw(
+            st.lists(
+                st.text(min_size=1, max_size=8), min_size=1, max_size=3, unique=True
+            )
+        )
+        kinds = st.sampled_from(DataType)
+        return tuple(
+            TensorConfig(name, draw(kinds), draw(DIMS), draw(labels)) for name in names
+        )
+
+    most = draw(st.integers(1, 4096))
+    return ModelConfig(
+        name=draw(NAMES),
+        backend="openvino",
+        max_batch_size=most,
+        inputs=tensors(st.just("")),
+        outputs=tensors(st.one_of(st.just(""), NAMES)),
+        preferred_batch_sizes=tuple(
+            draw(st.lists(st.integers(1, most), max_size=4, unique=True))
+        ),
+        batch_delay_us=draw(st.integers(0, 10**6)),
+        queue_max=draw(st.integers(1, 10**5)),
+        default_timeout_us=draw(st.integers(0, 10**6)),
+        instance_count=draw(st.integers(1, 64)),
+        threads=draw(st.integers(1, 64)),
+        queue_bytes_max=draw(st.integers(1 << 10, 1 << 40)),
+        version_count=draw(st.integers(1, 9)),
+    )
+
+
+@given(configs())
+def test_rendered_configuration_is_read_back(config: ModelConfig) -> None:
+    assert parse_config(render_config(config), folder=config.name) == config
+
+
+def test_rendered_detector_is_read_back() -> None:
+    config = parse_config(DETECTOR)
+    assert parse_config(render_config(config)) == config
