@@ -1,0 +1,43 @@
+"""What every process shares: settings, addresses, errors on the wire, the command line."""
+
+from services.host.address import Address
+from services.host.checks import (
+    above,
+    at_least,
+    between,
+    existing_dir,
+    existing_file,
+    not_empty,
+    reachable_port,
+)
+from services.host.errors import DOMAIN, StatusCode, WireError, encode_error, has_words
+from services.host.settings import (
+    Problem,
+    SettingInfo,
+    SettingsError,
+    describe_settings,
+    read_settings,
+    setting,
+)
+
+__all__ = [
+    "DOMAIN",
+    "Address",
+    "Problem",
+    "SettingInfo",
+    "SettingsError",
+    "StatusCode",
+    "WireError",
+    "above",
+    "at_least",
+    "between",
+    "describe_settings",
+    "encode_error",
+    "existing_dir",
+    "existing_file",
+    "has_words",
+    "not_empty",
+    "reachable_port",
+    "read_settings",
+    "setting",
+]

@@ -1,0 +1,83 @@
+"""The command line of a settings class: flags in, texts per field out."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from services.host.problems import Problem
+from services.host.setting import SettingInfo
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports instead of exiting."""
+
+    def error(self, message: str) -> Any:
+        raise argparse.ArgumentError(None, message)
+
+
+def parse_flags(
+    infos: Sequence[SettingInfo], argv: Sequence[str], *, prog: str, description: str
+) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Returns the texts given per field, and what is wrong with the shape of the command line.
+
+    Raises:
+        SystemExit: after `--help`.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=_load_formatter,
+    )
+    for info in infos:
+        about = f"{info.help} ({'required' if info.required else _show(info)}; {info.variable})"
+        options: dict[str, Any] = {"dest": info.name, "help": about.replace("%", "%%")}
+        if info.type.is_flag:
+            off = "--no-" + info.flag[2:]
+            parser.add_argument(info.flag, action="append_const", const="true", **options)
+            parser.add_argument(
+                off,
+                action="append_const",
+                const="false",
+                dest=info.name,
+                help=argparse.SUPPRESS,
+            )
+        else:
+            parser.add_argument(info.flag, action="append", metavar=info.metavar, **options)
+    try:
+        found, unknown = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        return {}, [Problem("command line", "", str(error), "")]
+    names = [info.flag for info in infos]
+    problems = []
+    for word in unknown:
+        flag = word.partition("=")[0]
+        close = difflib.get_close_matches(flag, names, 1)
+        todo = f"did you mean {close[0]}?" if close else f"see `{prog} --help` for the flags"
+        problems.append(Problem("command line", repr(word), "no such setting", todo))
+    return {name: texts for name, texts in vars(found).items() if texts is not None}, problems
+
+
+def _load_formatter(prog: str) -> argparse.HelpFormatter:
+    """Returns the help formatter; rich is imported only when help is printed."""
+    from rich_argparse import RichHelpFormatter
+
+    class Formatter(RichHelpFormatter):
+        help_markup = False  # brackets in a help text are brackets
+        text_markup = False
+
+    return Formatter(prog, max_help_position=32)
+
+
+def _show(info: SettingInfo) -> str:
+    """Returns a default as `--help` shows it."""
+    if info.default is None or info.default == ():
+        return "default: none"
+    if isinstance(info.default, bool):
+        return f"default: {'on' if info.default else 'off'}; --no-{info.flag[2:]} turns it off"
+    if isinstance(info.default, tuple):
+        return "default: " + ",".join(str(item) for item in info.default)
+    return f"default: {info.default}"
