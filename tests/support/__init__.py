@@ -1,0 +1,1 @@
+"""Fixtures that are programs of their own."""

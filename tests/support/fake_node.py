@@ -1,0 +1,213 @@
+"""A node without an engine: speaks the node's protos, answers after a settable time.
+
+It takes the node's command line and prints the node's ready line, so that the mesh can be tested
+without native code.
+Two files in its repository steer it while it runs: `NAME.latency_ms` and `NAME.reject`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from starling.predict.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    predict_service_pb2,
+    predict_service_pb2_grpc,
+)
+from starling.tensor.v1 import tensor_pb2
+
+_BOXES_MAX = 100
+_LINGER_S = 0.5
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.so_reuseport", 0),
+]
+
+
+class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
+    """Finds one box in every frame; one engine, and a bounded queue before it."""
+
+    def __init__(self, name: str, repository: Path, latency_ms: float, queue_max: int) -> None:
+        self.name = name
+        self.repository = repository
+        self.latency_ms = latency_ms
+        self.queue_max = queue_max
+        self.draining = False
+        self.waiting = 0
+        self._engine = asyncio.Lock()
+
+    async def Predict(
+        self,
+        request: predict_service_pb2.PredictRequest,
+        context: grpc.aio.ServicerContext[
+            predict_service_pb2.PredictRequest, predict_service_pb2.PredictResponse
+        ],
+    ) -> predict_service_pb2.PredictResponse:
+        """Answers one request."""
+        arrived = time.monotonic()
+        if self.draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
+        if self.waiting >= self.queue_max or (self.repository / f"{self.name}.reject").exists():
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.name} is full")
+        self.waiting += 1
+        try:
+            async with self._engine:
+                started = time.monotonic()
+                await asyncio.sleep(self._read_latency_ms() / 1e3)
+        finally:
+            self.waiting -= 1
+        done = time.monotonic()
+        (frame,) = request.inputs
+        _, height, width, _ = frame.shape
+        boxes = np.zeros((1, _BOXES_MAX, 4), np.float32)
+        boxes[0, 0] = (width * 0.25, height * 0.25, width * 0.75, height * 0.75)
+        scores = np.zeros((1, _BOXES_MAX), np.float32)
+        scores[0, 0] = 0.9
+        classes = np.zeros((1, _BOXES_MAX), np.int32)
+        response = predict_service_pb2.PredictResponse(
+            model_name=request.model_name,
+            model_version=1,
+            request_id=request.request_id,
+            node=self.name,
+            outputs=[
+                _tensor("boxes", boxes, tensor_pb2.DATA_TYPE_FP32),
+                _tensor("scores", scores, tensor_pb2.DATA_TYPE_FP32),
+                _tensor("classes", classes, tensor_pb2.DATA_TYPE_INT32),
+                _tensor("count", np.ones(1, np.int32), tensor_pb2.DATA_TYPE_INT32),
+            ],
+        )
+        response.timing.queue_us = int((started - arrived) * 1e6)
+        response.timing.compute_us = int((done - started) * 1e6)
+        response.timing.total_us = int((done - arrived) * 1e6)
+        response.timing.batch_size = 1
+        return response
+
+    def _read_latency_ms(self) -> float:
+        try:
+            return float((self.repository / f"{self.name}.latency_ms").read_text())
+        except (FileNotFoundError, ValueError):
+            return self.latency_ms
+
+
+class FakeModels(model_service_pb2_grpc.ModelServiceServicer):
+    """Knows the models it was told."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._models = [
+            model_service_pb2.Model(
+                name=name,
+                version=1,
+                state=model_service_pb2.MODEL_STATE_READY,
+                outputs=[
+                    tensor_pb2.TensorSpec(
+                        name="classes",
+                        data_type=tensor_pb2.DATA_TYPE_INT32,
+                        dims=[_BOXES_MAX],
+                        labels=["person", "bicycle", "car"],
+                    )
+                ],
+            )
+            for name in names
+        ]
+
+    async def ListModels(
+        self,
+        request: model_service_pb2.ListModelsRequest,
+        context: grpc.aio.ServicerContext[
+            model_service_pb2.ListModelsRequest, model_service_pb2.ListModelsResponse
+        ],
+    ) -> model_service_pb2.ListModelsResponse:
+        """Lists the models."""
+        return model_service_pb2.ListModelsResponse(models=self._models)
+
+    async def GetModel(
+        self,
+        request: model_service_pb2.GetModelRequest,
+        context: grpc.aio.ServicerContext[
+            model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse
+        ],
+    ) -> model_service_pb2.GetModelResponse:
+        """Describes one model."""
+        for model in self._models:
+            if model.name == request.name:
+                return model_service_pb2.GetModelResponse(model=model)
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
+        raise AssertionError("abort raises")
+
+
+def _tensor(
+    name: str, array: np.ndarray, data_type: tensor_pb2.DataType.ValueType
+) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(
+        name=name, data_type=data_type, shape=array.shape, data=array.tobytes()
+    )
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Serves until SIGTERM, then drains as a node does."""
+    server = grpc.aio.server(options=_OPTIONS)
+    models = arguments.model or ["nanodet-small"]
+    # Methods that are not written here answer UNIMPLEMENTED.
+    predict = FakePredict(  # type: ignore[abstract]
+        arguments.name, Path(arguments.repository), arguments.latency_ms, arguments.queue_max
+    )
+    models_service = FakeModels(models)  # type: ignore[abstract]
+    status = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    predict_service_pb2_grpc.add_PredictServiceServicer_to_server(predict, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models_service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    services = [
+        predict_service_pb2.DESCRIPTOR.services_by_name["PredictService"].full_name,
+        model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+        health.SERVICE_NAME,
+        reflection.SERVICE_NAME,
+    ]
+    reflection.enable_server_reflection(services, server)
+    port = server.add_insecure_port(arguments.grpc)
+    await server.start()
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    facts = f"grpc=127.0.0.1:{port} metrics=127.0.0.1:0"
+    print(f"ready {facts} models={','.join(f'{m}:1' for m in models)}", flush=True)
+    await stop.wait()
+    predict.draining = True
+    await status.enter_graceful_shutdown()
+    # Go on refusing until callers have seen the health change: a stopping server cancels instead.
+    await asyncio.sleep(_LINGER_S)
+    await server.stop(grace=2.0)
+
+
+def main() -> int:
+    """Reads the node's flags; a model named `corrupt` ends the start as a bad file would."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--tier", required=True)
+    parser.add_argument("--grpc", required=True)
+    parser.add_argument("--metrics")
+    parser.add_argument("--repository", required=True)
+    parser.add_argument("--model", action="append")
+    parser.add_argument("--latency-ms", type=float, default=5.0)
+    parser.add_argument("--queue-max", type=int, default=16)
+    arguments = parser.parse_args()
+    if "corrupt" in (arguments.model or []):
+        print("corrupt:1 model.onnx is not what its manifest says", file=sys.stderr)
+        return 1
+    asyncio.run(serve(arguments))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
