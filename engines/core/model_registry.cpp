@@ -1,0 +1,119 @@
+#include "model_registry.h"
+
+#include <algorithm>
+
+#include "identity_engine.h"
+#include "openvino_engine.h"
+
+namespace starling {
+namespace {
+
+// A new backend is one file and one line here.
+std::unique_ptr<Engine> make_engine(const ModelConfig& config) {
+  auto graph = config.signature;
+  if (config.postprocess == Postprocess::kDetections) {
+    check_detections_signature(config.signature);
+    graph = detector_graph_signature(config.signature);
+  }
+  if (config.backend == "identity") {
+    return std::make_unique<IdentityEngine>(
+        std::move(graph),
+        IdentityEngine::Options{config.instances, config.identity_delay_us, config.identity_fail_every});
+  }
+  if (config.backend == "openvino") {
+    return make_openvino_engine(std::move(graph), {config.path, config.buckets, config.instances, config.threads});
+  }
+  throw Error(Reason::kInvalidConfig,
+              "backend \"" + config.backend + "\" is unknown; use \"openvino\" or \"identity\"");
+}
+
+void check(const ModelConfig& config) {
+  const bool ascending = !config.buckets.empty() && config.buckets.front() >= 1 && config.buckets.size() <= 16 &&
+                         std::is_sorted(config.buckets.begin(), config.buckets.end(), std::less_equal<>{});
+  if (!ascending) throw Error(Reason::kInvalidConfig, "batch buckets must be 1 to 16 ascending sizes, each >= 1");
+  if (config.instances < 1 || config.threads < 1) {
+    throw Error(Reason::kInvalidConfig, "instances and threads must be >= 1");
+  }
+  if (config.signature.inputs.empty() || config.signature.outputs.empty()) {
+    throw Error(Reason::kInvalidConfig, "a model needs at least one input and one output");
+  }
+}
+
+}  // namespace
+
+ModelRegistry::~ModelRegistry() { drain(Clock::now()); }
+
+void ModelRegistry::load(const ModelConfig& config) {
+  check(config);
+  auto model = std::make_shared<Model>(config, make_engine(config));
+  model->warm_up();
+  std::shared_ptr<Model> replaced;
+  {
+    const std::unique_lock lock(mutex_);
+    if (closed_) throw Error(Reason::kDraining, "this node is draining; load " + config.name + " on another node");
+    auto& place = models_[config.name][config.version];
+    replaced = std::exchange(place, std::move(model));
+  }
+  if (replaced) replaced->drain(Clock::now() + std::chrono::microseconds(config.default_timeout_us));
+}
+
+bool ModelRegistry::unload(const std::string& name, std::int64_t version, TimePoint until) {
+  std::shared_ptr<Model> model;
+  {
+    const std::unique_lock lock(mutex_);
+    const auto it = models_.find(name);
+    if (it == models_.end()) return false;
+    const auto found = it->second.find(version);
+    if (found == it->second.end()) return false;
+    model = std::move(found->second);
+    it->second.erase(found);
+    if (it->second.empty()) models_.erase(it);
+  }
+  model->drain(until);
+  return true;
+}
+
+std::shared_ptr<Model> ModelRegistry::find(const std::string& name, std::int64_t version) const {
+  const std::shared_lock lock(mutex_);
+  const auto it = models_.find(name);
+  if (it == models_.end()) return nullptr;
+  if (version == 0) return it->second.rbegin()->second;
+  const auto found = it->second.find(version);
+  return found == it->second.end() ? nullptr : found->second;
+}
+
+void ModelRegistry::set_available(std::vector<std::string> names) {
+  const std::unique_lock lock(mutex_);
+  available_ = std::move(names);
+}
+
+bool ModelRegistry::is_available(const std::string& name) const {
+  const std::shared_lock lock(mutex_);
+  return std::find(available_.begin(), available_.end(), name) != available_.end();
+}
+
+std::vector<std::shared_ptr<Model>> ModelRegistry::models() const {
+  const std::shared_lock lock(mutex_);
+  std::vector<std::shared_ptr<Model>> all;
+  for (const auto& [name, versions] : models_) {
+    for (const auto& [version, model] : versions) all.push_back(model);
+  }
+  return all;
+}
+
+std::size_t ModelRegistry::drain(TimePoint until) {
+  std::vector<std::shared_ptr<Model>> all;
+  {
+    const std::unique_lock lock(mutex_);
+    closed_ = true;
+    for (const auto& [name, versions] : models_) {
+      for (const auto& [version, model] : versions) all.push_back(model);
+    }
+    models_.clear();
+  }
+  std::size_t left = 0;
+  for (const auto& model : all) left += model->drain(until);
+  return left;
+}
+
+}  // namespace starling

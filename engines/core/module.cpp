@@ -1,0 +1,291 @@
+// engines._core: names, docs, the GIL and error mapping; nothing else.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <condition_variable>
+#include <cstring>
+
+#include "model_registry.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace starling;
+
+namespace {
+
+TimePoint after(double seconds) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+// Raises the class of engines.errors that stands for `reason`.
+[[noreturn]] void raise(Reason reason, const std::string& message, std::int64_t retry_delay_us = 0) {
+  static constexpr const char* kClasses[kReasonCount] = {
+      "EngineError",    "InvalidInput", "ModelNotFound", "ModelNotReady", "QueueFull",    "DeadlinePassed",
+      "DeadlinePassed", "Draining",     "EngineFailed",  "CorruptModel",  "InvalidConfig"};
+  nb::object type = nb::module_::import_("engines.errors").attr(kClasses[static_cast<int>(reason)]);
+  nb::object error = reason == Reason::kQueueFull
+                         ? type(message, "retry_delay_ms"_a = static_cast<double>(retry_delay_us) / 1e3)
+                         : type(message);
+  PyErr_SetObject(type.ptr(), error.ptr());
+  throw nb::python_error();
+}
+
+DataType data_type(const std::string& text) {
+  const auto type = data_type_from_name(text);
+  if (!type) raise(Reason::kInvalidConfig, "data type \"" + text + "\" is unknown; use names such as UINT8 or FP32");
+  return *type;
+}
+
+DataType data_type(const nb::dlpack::dtype& dtype) {
+  using Code = nb::dlpack::dtype_code;
+  const auto code = static_cast<Code>(dtype.code);
+  const int bits = dtype.bits;
+  if (code == Code::Bool) return DataType::kBool;
+  const int log = bits == 8 ? 0 : bits == 16 ? 1 : bits == 32 ? 2 : bits == 64 ? 3 : -1;
+  if (log >= 0 && code == Code::UInt) return static_cast<DataType>(static_cast<int>(DataType::kUint8) + log);
+  if (log >= 0 && code == Code::Int) return static_cast<DataType>(static_cast<int>(DataType::kInt8) + log);
+  if (code == Code::Float && bits == 16) return DataType::kFp16;
+  if (code == Code::Float && bits == 32) return DataType::kFp32;
+  if (code == Code::Float && bits == 64) return DataType::kFp64;
+  if (code == Code::Bfloat && bits == 16) return DataType::kBf16;
+  return DataType::kUnspecified;
+}
+
+nb::dlpack::dtype dlpack_type(DataType type) {
+  using Code = nb::dlpack::dtype_code;
+  const auto bits = static_cast<std::uint8_t>(width(type) * 8);
+  Code code = Code::Float;
+  if (type == DataType::kBool) code = Code::Bool;
+  if (type >= DataType::kUint8 && type <= DataType::kUint64) code = Code::UInt;
+  if (type >= DataType::kInt8 && type <= DataType::kInt64) code = Code::Int;
+  if (type == DataType::kBf16) code = Code::Bfloat;
+  return {static_cast<std::uint8_t>(code), bits, 1};
+}
+
+// A request that a Python thread waits for. The inputs are borrowed for the call.
+class BlockingRequest final : public Request {
+ public:
+  void complete(Result&& result) noexcept override {
+    const std::lock_guard lock(mutex_);
+    result_ = std::move(result);
+    done_ = true;
+    ready_.notify_all();
+  }
+
+  // Bounded: the queue drops the request at its deadline and an engine run ends.
+  Result wait() {
+    std::unique_lock lock(mutex_);
+    ready_.wait(lock, [this] { return done_; });
+    return std::move(result_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  bool done_ = false;
+  Result result_;
+};
+
+using InputArray = nb::ndarray<nb::c_contig, nb::device::cpu, nb::ro>;
+using OutputArray = nb::ndarray<nb::numpy>;
+
+OutputArray to_array(OutputTensor&& output) {
+  std::vector<std::size_t> shape(output.shape.begin(), output.shape.end());
+  auto* keep = new std::shared_ptr<const Buffer>(output.buffer);  // NOLINT: owned by the capsule
+  nb::capsule owner(keep, [](void* p) noexcept { delete static_cast<std::shared_ptr<const Buffer>*>(p); });
+  auto* data = const_cast<std::uint8_t*>(output.buffer->data() + output.offset);  // NOLINT
+  return OutputArray(data, shape.size(), shape.data(), owner, nullptr, dlpack_type(output.spec->data_type));
+}
+
+std::map<std::string, OutputArray> infer(ModelRegistry& registry, const std::string& name, std::int64_t version,
+                                         const std::map<std::string, InputArray>& inputs, double timeout_s) {
+  auto model = registry.find(name, version);
+  if (!model) raise(Reason::kModelNotFound, "model " + name + ":" + std::to_string(version) + " is not loaded");
+  BlockingRequest request;
+  for (const auto& [input_name, array] : inputs) {
+    InputTensor tensor;
+    tensor.name = input_name;
+    tensor.data_type = data_type(array.dtype());
+    for (std::size_t i = 0; i < array.ndim(); ++i) tensor.shape.push_back(static_cast<std::int64_t>(array.shape(i)));
+    tensor.size_bytes = array.nbytes();
+    tensor.data.emplace_back(static_cast<const std::uint8_t*>(array.data()), array.nbytes());
+    request.size_bytes += tensor.size_bytes;
+    request.inputs.push_back(std::move(tensor));
+  }
+  Result result;
+  {
+    const nb::gil_scoped_release released;
+    request.arrival = Clock::now();
+    request.deadline = after(timeout_s);
+    model->submit(request);
+    result = request.wait();
+  }
+  if (!result.status.ok()) raise(result.status.reason, result.status.message, result.status.retry_delay_us);
+  std::map<std::string, OutputArray> outputs;
+  for (auto& output : result.outputs) {
+    const auto output_name = output.spec->name;
+    outputs.emplace(output_name, to_array(std::move(output)));
+  }
+  return outputs;
+}
+
+nb::dict histogram(const Histogram& h) {
+  nb::list buckets;
+  std::uint64_t total = 0;
+  for (int i = 0; i < Histogram::kBuckets; ++i) {
+    total += h.bucket(i);
+    if (i % Histogram::kSubBuckets == Histogram::kSubBuckets - 1) {
+      buckets.append(nb::make_tuple(Histogram::upper_us(i), total));
+    }
+  }
+  nb::dict out;
+  out["buckets"] = buckets;
+  out["count"] = total;
+  out["sum_us"] = h.sum_us();
+  return out;
+}
+
+nb::dict describe(const Model& model) {
+  const auto& config = model.config();
+  const auto& counters = model.counters();
+  nb::dict finished;
+  for (int i = 0; i < kReasonCount; ++i) {
+    const auto n = counters.finished[i].load();
+    if (n != 0 || i == 0) finished[nb::str(name(static_cast<Reason>(i)).data())] = n;
+  }
+  nb::list buckets;
+  for (const auto& bucket : model.buckets()) {
+    nb::dict b;
+    b["batch_size"] = bucket->rows;
+    b["p50_us"] = bucket->run.quantile_us(0.5);
+    b["p99_us"] = bucket->run.quantile_us(0.99);
+    b["runs"] = bucket->run.count();
+    buckets.append(b);
+  }
+  nb::dict out;
+  out["name"] = config.name;
+  out["version"] = config.version;
+  out["engine"] = model.engine().kind();
+  out["engine_properties"] = model.engine().properties();
+  out["queued"] = model.queued();
+  out["runs_inline"] = model.runs_inline();
+  out["finished"] = finished;
+  out["rows"] = counters.rows.load();
+  out["executions"] = counters.executions.load();
+  out["expired_executed"] = counters.expired_executed.load();
+  out["buckets"] = buckets;
+  out["queue"] = histogram(counters.queue);
+  out["compute"] = histogram(counters.compute);
+  out["total"] = histogram(counters.total);
+  return out;
+}
+
+Postprocess postprocess(const std::string& text) {
+  if (text.empty()) return Postprocess::kNone;
+  if (text == "nms") return Postprocess::kDetections;
+  raise(Reason::kInvalidConfig, "postprocess \"" + text + "\" is unknown; use \"nms\" or leave it out");
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  m.doc() = "Native engines: models, queues and batches. See engines/README.md.";
+
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error& e) {
+      try {
+        raise(e.reason(), e.what());
+      } catch (nb::python_error& raised) {
+        raised.restore();
+      }
+    }
+  });
+
+  nb::class_<TensorSpec>(m, "TensorSpec",
+                         "A name, an element type and the dimensions behind the batch; -1 is any size.")
+      .def(
+          "__init__",
+          [](TensorSpec* self, std::string name, const std::string& type, Shape dims) {
+            new (self) TensorSpec{std::move(name), data_type(type), std::move(dims)};
+          },
+          "name"_a, "data_type"_a, "dims"_a, "data_type is a name such as \"UINT8\" or \"FP32\".")
+      .def_ro("name", &TensorSpec::name)
+      .def_prop_ro("data_type", [](const TensorSpec& s) { return std::string(name(s.data_type)); })
+      .def_ro("dims", &TensorSpec::dims)
+      .def("__repr__", [](const TensorSpec& s) { return "<TensorSpec " + s.name + " " + to_string(s) + ">"; });
+
+  nb::class_<ModelConfig>(m, "ModelConfig", "Everything needed to load one model version.")
+      .def(
+          "__init__",
+          [](ModelConfig* self, std::string name, std::int64_t version, std::string backend, std::string path,
+             std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs, std::vector<std::int64_t> buckets,
+             int instances, int threads, std::size_t queue_max, std::uint64_t queue_bytes_max,
+             std::int64_t batch_delay_us, std::int64_t default_timeout_us, const std::string& post,
+             float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
+             std::int64_t identity_fail_every) {
+            const auto step = postprocess(post);
+            new (self) ModelConfig{std::move(name),
+                                   version,
+                                   std::move(backend),
+                                   std::move(path),
+                                   {std::move(inputs), std::move(outputs)},
+                                   std::move(buckets),
+                                   instances,
+                                   threads,
+                                   {queue_max, queue_bytes_max},
+                                   batch_delay_us,
+                                   default_timeout_us,
+                                   step,
+                                   {score_threshold, iou_threshold},
+                                   identity_delay_us,
+                                   identity_fail_every};
+          },
+          nb::kw_only(), "name"_a, "version"_a, "backend"_a, "path"_a = "", "inputs"_a, "outputs"_a,
+          "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
+          "queue_bytes_max"_a = std::uint64_t{256} << 20, "batch_delay_us"_a = 0, "default_timeout_us"_a = 1'000'000,
+          "postprocess"_a = "", "score_threshold"_a = 0.35F, "iou_threshold"_a = 0.5F, "identity_delay_us"_a = 0,
+          "identity_fail_every"_a = 0,
+          "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
+      .def_ro("name", &ModelConfig::name)
+      .def_ro("version", &ModelConfig::version)
+      .def("__repr__", [](const ModelConfig& c) {
+        return "<ModelConfig " + c.name + ":" + std::to_string(c.version) + " " + c.backend + ">";
+      });
+
+  nb::class_<ModelRegistry>(m, "ModelRegistry", "The loaded model versions of this process. Thread-safe.")
+      .def(nb::init<>())
+      .def("load", &ModelRegistry::load, "config"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "Compiles, warms up and publishes a version; replaces a loaded one. Releases the GIL.\n\n"
+           "Raises InvalidConfig, CorruptModel, EngineFailed or Draining of engines.errors.")
+      .def(
+          "unload",
+          [](ModelRegistry& r, const std::string& name, std::int64_t version, double grace_s) {
+            return r.unload(name, version, after(grace_s));
+          },
+          "name"_a, "version"_a, "grace_s"_a = 5.0, nb::call_guard<nb::gil_scoped_release>(),
+          "Drains and frees a version; False when it was not loaded. Releases the GIL.")
+      .def(
+          "drain", [](ModelRegistry& r, double grace_s) { return r.drain(after(grace_s)); }, "grace_s"_a = 5.0,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Drains everything for good; returns admitted requests that got no answer. Releases the GIL.")
+      .def("set_available", &ModelRegistry::set_available, "names"_a,
+           "Names this process could load, so that a refusal can tell \"not loaded\" from \"unknown\".")
+      .def(
+          "models",
+          [](const ModelRegistry& r) {
+            nb::list out;
+            for (const auto& model : r.models()) out.append(describe(*model));
+            return out;
+          },
+          "One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.")
+      .def("infer", &infer, "name"_a, "version"_a, "inputs"_a, "timeout_s"_a = 1.0,
+           "Runs one request through the model's queue and waits. Borrows the inputs, returns owned arrays.\n"
+           "version 0 is the highest. Releases the GIL. Raises the errors of engines.errors.");
+}

@@ -1,0 +1,112 @@
+// A request as the scheduler sees it: validated inputs, a deadline, and one way to be answered.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "status.h"
+#include "tensor.h"
+
+namespace starling {
+
+using Clock = std::chrono::steady_clock;
+using TimePoint = Clock::time_point;
+
+inline std::int64_t microseconds_between(TimePoint from, TimePoint to) noexcept {
+  return std::chrono::duration_cast<std::chrono::microseconds>(to - from).count();
+}
+
+// Borrowed bytes in one or more pieces, as they came off the wire.
+using Spans = std::vector<std::span<const std::uint8_t>>;
+
+// One input tensor. Borrows its bytes until the request is completed.
+struct InputTensor {
+  std::string name;
+  DataType data_type = DataType::kUnspecified;
+  Shape shape;
+  Spans data;
+  std::uint64_t size_bytes = 0;
+};
+
+// Memory that outputs of a whole batch share; freed with the last response that refers to it.
+class Buffer {
+ public:
+  explicit Buffer(std::size_t size) : bytes_(new std::uint8_t[size]), size_(size) {}
+  std::uint8_t* data() noexcept { return bytes_.get(); }
+  const std::uint8_t* data() const noexcept { return bytes_.get(); }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::unique_ptr<std::uint8_t[]> bytes_;
+  std::size_t size_;
+};
+
+// One output tensor of one request: rows of a shared buffer.
+struct OutputTensor {
+  const TensorSpec* spec = nullptr;  // lives as long as the model
+  Shape shape;
+  std::shared_ptr<const Buffer> buffer;
+  std::size_t offset = 0;
+  std::size_t size = 0;
+};
+
+struct Timing {
+  std::int64_t queue_us = 0;
+  std::int64_t compute_us = 0;
+  std::int64_t total_us = 0;
+  std::int32_t batch_size = 0;
+};
+
+struct Result {
+  Status status;
+  std::vector<OutputTensor> outputs;  // signature order; empty unless ok
+  Timing timing;
+};
+
+class Request;
+
+// Most urgent class first, then earliest deadline, then arrival order.
+struct QueueKey {
+  std::int32_t priority = 0;
+  TimePoint deadline;
+  std::uint64_t ticket = 0;
+
+  bool operator<(const QueueKey& other) const noexcept {
+    if (priority != other.priority) return priority > other.priority;
+    if (deadline != other.deadline) return deadline < other.deadline;
+    return ticket < other.ticket;
+  }
+};
+
+using QueueMap = std::map<QueueKey, Request*>;
+
+// The base of every request. Whoever submits it keeps it alive until complete() is called, exactly once,
+// on any thread, with no lock held.
+class Request {
+ public:
+  virtual ~Request() = default;
+  virtual void complete(Result&& result) noexcept = 0;
+
+  std::vector<InputTensor> inputs;  // signature order once admitted
+  std::int64_t rows = 1;
+  TimePoint arrival;
+  TimePoint deadline = TimePoint::max();
+  std::int32_t priority = 0;
+  std::uint64_t size_bytes = 0;
+
+  // Set by whoever learns that nobody waits any more; read before a batch forms.
+  std::atomic<bool> cancelled{false};
+
+ private:
+  friend class DeadlineQueue;
+  QueueMap::iterator position_;
+  bool queued_ = false;
+};
+
+}  // namespace starling

@@ -1,0 +1,72 @@
+"""ModelService on the wire: protobuf messages in and out of `NodeModels`."""
+
+from __future__ import annotations
+
+from engines import TensorConfig
+from services.predict.models import ModelStatus, NodeModels
+from starling.predict.v1 import model_service_pb2 as pb
+from starling.tensor.v1 import tensor_pb2
+
+
+class ModelService:
+    """Answers the four methods. Each takes and returns a message; errors carry status and reason words."""
+
+    def __init__(self, models: NodeModels, *, grace_s: float) -> None:
+        self._models = models
+        self._grace_s = grace_s
+
+    def list_models(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        """Returns every version in the repository."""
+        return pb.ListModelsResponse(models=map(to_message, self._models.list(request.name)))
+
+    def get_model(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
+        """Returns one version."""
+        return pb.GetModelResponse(
+            model=to_message(self._models.get(request.name, request.version))
+        )
+
+    def load_model(self, request: pb.LoadModelRequest) -> pb.LoadModelResponse:
+        """Loads a version and returns when it serves."""
+        return pb.LoadModelResponse(
+            model=to_message(self._models.load(request.name, request.version))
+        )
+
+    def unload_model(self, request: pb.UnloadModelRequest) -> pb.UnloadModelResponse:
+        """Drains and frees a version."""
+        unloaded = self._models.unload(request.name, request.version, grace_s=self._grace_s)
+        return pb.UnloadModelResponse(models=map(to_message, unloaded))
+
+
+def to_message(status: ModelStatus) -> pb.Model:
+    """Returns the wire form of one version's status."""
+    message = pb.Model(
+        name=status.name,
+        version=status.version,
+        state=pb.ModelState.Value(f"MODEL_STATE_{status.state.value}"),
+        status_message=status.message,
+        license=status.license,
+    )
+    if status.config is not None:
+        message.inputs.extend(_spec(t, ()) for t in status.config.inputs)
+        message.outputs.extend(
+            _spec(t, status.labels if t.label_filename else ()) for t in status.config.outputs
+        )
+        message.max_batch_size = status.config.max_batch_size
+        message.batch_buckets.extend(status.config.buckets)
+    if status.native is not None:
+        message.engine = status.native["engine"]
+        message.engine_properties.update(status.native["engine_properties"])
+        for bucket in status.native["buckets"]:
+            timing = message.bucket_timings.add(batch_size=bucket["batch_size"])
+            timing.p50.FromMicroseconds(bucket["p50_us"])
+            timing.p99.FromMicroseconds(bucket["p99_us"])
+    return message
+
+
+def _spec(tensor: TensorConfig, labels: tuple[str, ...]) -> tensor_pb2.TensorSpec:
+    return tensor_pb2.TensorSpec(
+        name=tensor.name,
+        data_type=tensor_pb2.DataType.Value(f"DATA_TYPE_{tensor.data_type}"),
+        dims=tensor.dims,
+        labels=labels,
+    )

@@ -1,0 +1,192 @@
+"""The models of one node: what the repository holds, what is loaded, and the way from one to the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from engines import EngineError, ModelConfig, ModelNotFound, ModelVersion, Repository
+from engines._core import ModelConfig as NativeConfig
+from engines._core import ModelRegistry, TensorSpec
+
+# Bounds a request that came without any deadline: whoever sent it has stopped waiting by then.
+_NO_DEADLINE_US = 30_000_000
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+
+
+class State(Enum):
+    """What a node does with a version; the values are the wire names without their prefix."""
+
+    AVAILABLE = "AVAILABLE"
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One version as the node sees it now.
+
+    Attributes:
+        config: None when the version's configuration cannot be read.
+        native: counters and timings of a loaded version, as `ModelRegistry.models()` gives them.
+    """
+
+    name: str
+    version: int
+    state: State
+    message: str = ""
+    config: ModelConfig | None = None
+    labels: tuple[str, ...] = ()
+    license: str = ""
+    native: Mapping[str, Any] | None = None
+
+
+def native_config(found: ModelVersion) -> NativeConfig:
+    """Returns what the native registry needs to load a version."""
+    config = found.config
+    return NativeConfig(
+        name=config.name,
+        version=found.version,
+        backend=config.backend,
+        path="" if config.backend == "identity" else str(found.model_path),
+        inputs=[TensorSpec(t.name, str(t.data_type), list(t.dims)) for t in config.inputs],
+        outputs=[TensorSpec(t.name, str(t.data_type), list(t.dims)) for t in config.outputs],
+        buckets=list(config.buckets),
+        instances=config.instance_count,
+        threads=config.threads,
+        queue_max=config.queue_max,
+        queue_bytes_max=config.queue_bytes_max,
+        batch_delay_us=config.batch_delay_us,
+        default_timeout_us=config.default_timeout_us or _NO_DEADLINE_US,
+        postprocess=str(config.postprocess),
+        score_threshold=config.nms_score_threshold,
+        iou_threshold=config.nms_iou_threshold,
+    )
+
+
+class NodeModels:
+    """Loads and unloads versions of a repository. Thread-safe; one load or unload at a time."""
+
+    def __init__(self, repository: Repository, registry: ModelRegistry) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._changing = threading.Lock()
+        self._states: dict[Key, tuple[State, str]] = {}
+        registry.set_available(repository.names())
+
+    def __repr__(self) -> str:
+        ready = [f"{m['name']}:{m['version']}" for m in self._registry.models()]
+        return f"<NodeModels {' '.join(ready) or 'none ready'}>"
+
+    def load_served(self, names: tuple[str, ...]) -> list[EngineError]:
+        """Loads the versions that the repository serves of these models, of all when empty.
+
+        Returns the errors; what failed stays visible as FAILED.
+        """
+        errors: list[EngineError] = []
+        for name in names or tuple(self._repository.names()):
+            try:
+                for version in self._repository.served_versions(name):
+                    self.load(name, version)
+            except EngineError as error:
+                errors.append(error)
+        return errors
+
+    def load(self, name: str, version: int = 0) -> ModelStatus:
+        """Verifies, compiles and warms up a version; 0 is the highest. Loaded already: changes nothing.
+
+        Raises:
+            ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: and the state says FAILED.
+        """
+        found = self._repository.find(name, version)
+        key = (name, found.version)
+        with self._changing:
+            if key not in self._ready():
+                self._states[key] = (State.LOADING, "")
+                try:
+                    found.verify()
+                    self._registry.load(native_config(found))
+                except EngineError as error:
+                    self._states[key] = (State.FAILED, str(error))
+                    _log.error("model %s:%d failed to load: %s", name, found.version, error)
+                    raise
+                self._states.pop(key)
+                self._registry.set_available(self._repository.names())
+                _log.info("model %s:%d is ready", name, found.version)
+        return self.get(name, found.version)
+
+    def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
+        """Answers what is admitted, frees the version (every loaded one for 0), returns their status.
+
+        Raises:
+            ModelNotFound: no such version is loaded.
+        """
+        with self._changing:
+            keys = [key for key in self._ready() if key[0] == name and version in (0, key[1])]
+            if not keys:
+                raise ModelNotFound(
+                    f"model {name}{f':{version}' if version else ''} is not loaded; "
+                    "ModelService.ListModels shows what is",
+                    model=name,
+                )
+            for key in keys:
+                self._states[key] = (State.DRAINING, "")
+                self._registry.unload(key[0], key[1], grace_s=grace_s)
+                self._states.pop(key)
+        return [self.get(*key) for key in keys]
+
+    def list(self, name: str = "") -> list[ModelStatus]:
+        """Returns every version in the repository, by name, then version."""
+        ready = self._ready()
+        entries = [entry for entry in self._repository.scan() if name in ("", entry.name)]
+        statuses = [self._describe(e.name, e.version, ready, e.error) for e in entries]
+        return sorted(statuses, key=lambda s: (s.name, s.version))
+
+    def get(self, name: str, version: int = 0) -> ModelStatus:
+        """Returns one version; 0 is the highest that is ready, else the highest.
+
+        Raises:
+            ModelNotFound: the repository has no such version.
+        """
+        ready = self._ready()
+        if version == 0:
+            version = max((v for n, v in ready if n == name), default=0)
+        if version == 0 or (name, version) not in ready:
+            version = self._repository.find(name, version).version
+        return self._describe(name, version, ready, None)
+
+    def _ready(self) -> dict[Key, Mapping[str, Any]]:
+        return {(m["name"], m["version"]): m for m in self._registry.models()}
+
+    def _describe(
+        self,
+        name: str,
+        version: int,
+        ready: Mapping[Key, Mapping[str, Any]],
+        error: EngineError | None,
+    ) -> ModelStatus:
+        key = (name, version)
+        native = ready.get(key)
+        state, message = self._states.get(
+            key, (State.READY if native is not None else State.AVAILABLE, "")
+        )
+        if error is None:
+            try:
+                found = self._repository.find(name, version)
+                labels = self._repository.labels(name)
+                return ModelStatus(
+                    name, version, state, message, found.config, labels, found.manifest.license, native
+                )
+            except EngineError as problem:
+                error = problem
+        # What is loaded keeps serving even when its files have gone bad since.
+        failed = State.FAILED if native is None else state
+        return ModelStatus(name, version, failed, message or str(error), native=native)

@@ -1,0 +1,69 @@
+// Every method that is not hot: handed to Python through one bounded queue, drained by Python's own thread.
+#pragma once
+
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "node.h"
+
+namespace starling::predict {
+
+class ControlReactor;
+
+// One message of a control call, as Python holds it. Answering a call that has gone away does nothing.
+class ControlCall {
+ public:
+  ControlCall(std::string method, std::string message, double deadline_s)
+      : method(std::move(method)), message(std::move(message)), deadline_s(deadline_s) {}
+
+  // Sends one response; ends a unary call with OK, lets a streaming call go on. Only the first answer counts.
+  void reply(const std::string& response);
+  // Ends the call. `code` is a canonical gRPC status code, `details` a serialised google.rpc.Status or empty.
+  void fail(int code, const std::string& text, const std::string& details);
+
+  const std::string method;   // "/package.Service/Method"
+  const std::string message;  // serialised request
+  const double deadline_s;    // time left at arrival; a day when there is no deadline
+
+ private:
+  friend class ControlReactor;
+  std::mutex mutex_;
+  ControlReactor* reactor_ = nullptr;  // guarded by mutex_; null once answered or gone
+};
+
+// The methods Python serves and the calls that wait for it. Thread-safe.
+class ControlService final : public grpc::CallbackGenericService {
+ public:
+  static constexpr std::size_t kQueueMax = 64;
+
+  // methods: full name -> true when the method streams (each message is answered by one message).
+  ControlService(Node& node, std::map<std::string, bool> methods) : node_(node), methods_(std::move(methods)) {}
+
+  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override;
+
+  // The next call, or null after `timeout`.
+  std::shared_ptr<ControlCall> next(std::chrono::milliseconds timeout);
+
+  // False when the queue is full.
+  bool offer(std::shared_ptr<ControlCall> call);
+
+  // Fails what waits and whatever comes later.
+  void close();
+
+ private:
+  Node& node_;
+  std::map<std::string, bool> methods_;
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<std::shared_ptr<ControlCall>> queue_;  // guarded by mutex_
+  bool closed_ = false;                             // guarded by mutex_
+};
+
+}  // namespace starling::predict

@@ -1,0 +1,92 @@
+// services.predict._dataplane: names, docs, the GIL; nothing else.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include "server.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace starling;
+using namespace starling::predict;
+
+namespace {
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3));
+}
+
+std::string text(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
+nb::bytes bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
+
+}  // namespace
+
+NB_MODULE(_dataplane, m) {
+  m.doc() = "The native gRPC server of a node. See services/predict/README.md.";
+  nb::module_::import_("engines._core");  // brings ModelRegistry and the error translator
+
+  nb::class_<ControlCall>(m, "ControlCall", "One message of a method that Python serves. Answer it once.")
+      .def_ro("method", &ControlCall::method, "Full name, \"/package.Service/Method\".")
+      .def_prop_ro(
+          "message", [](const ControlCall& c) { return bytes(c.message); }, "Serialised request. Copies.")
+      .def_ro("deadline_s", &ControlCall::deadline_s, "Seconds left when it arrived.")
+      .def(
+          "reply",
+          [](ControlCall& c, const nb::bytes& response) {
+            const auto copy = text(response);
+            const nb::gil_scoped_release released;
+            c.reply(copy);
+          },
+          "response"_a, "Sends a serialised response. Copies; releases the GIL.")
+      .def(
+          "fail",
+          [](ControlCall& c, int code, const std::string& message, const nb::bytes& details) {
+            const auto copy = text(details);
+            const nb::gil_scoped_release released;
+            c.fail(code, message, copy);
+          },
+          "code"_a, "message"_a, "details"_a = nb::bytes("", 0),
+          "Ends the call with a canonical status code and serialised google.rpc.Status details.")
+      .def("__repr__", [](const ControlCall& c) { return "<ControlCall " + c.method + ">"; });
+
+  nb::class_<Server>(m, "Server", "Serves PredictService natively and hands other methods to next_call(). Thread-safe.")
+      .def(
+          "__init__",
+          [](Server* self, std::shared_ptr<ModelRegistry> models, std::string name, std::string address,
+             std::map<std::string, bool> methods, int message_bytes_max, int streams_max) {
+            const nb::gil_scoped_release released;
+            new (self) Server(std::move(models), {std::move(name), std::move(address), std::move(methods),
+                                                  message_bytes_max, streams_max});
+          },
+          "models"_a, nb::kw_only(), "name"_a, "address"_a, "methods"_a, "message_bytes_max"_a = 64 << 20,
+          "streams_max"_a = 1024,
+          "methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.")
+      .def_prop_ro("port", &Server::port, "The bound port.")
+      .def("set_serving", &Server::set_serving, "serving"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "Sets grpc.health.v1 for every service.")
+      .def(
+          "next_call", [](Server& s, double timeout_s) { return s.next_call(milliseconds(timeout_s)); }, "timeout_s"_a,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Returns the next ControlCall, or None after the timeout. Releases the GIL.",
+          nb::sig("def next_call(self, timeout_s: float) -> ControlCall | None"))
+      .def(
+          "drain", [](Server& s, double grace_s) { return s.drain(Clock::now() + milliseconds(grace_s)); }, "grace_s"_a,
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Refuses new requests, answers admitted ones, closes; returns the calls cut off. Releases the GIL.")
+      .def(
+          "stats",
+          [](const Server& s) {
+            nb::dict out;
+            out["calls_in_flight"] = s.node().calls();
+            out["malformed"] = s.node().malformed.load();
+            out["model_not_found"] = s.node().model_not_found.load();
+            out["draining"] = s.node().draining();
+            return out;
+          },
+          "Counters of the server as a dict.")
+      .def("__repr__", [](const Server& s) {
+        return "<Server " + s.node().name() + " port=" + std::to_string(s.port()) +
+               " calls=" + std::to_string(s.node().calls()) + ">";
+      });
+}

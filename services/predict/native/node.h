@@ -1,0 +1,55 @@
+// What every call of a node shares: its models, its name, and whether it still admits requests.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "model_registry.h"
+#include "predict_codec.h"
+
+namespace starling::predict {
+
+class PredictStreamCall;
+
+// Thread-safe.
+class Node {
+ public:
+  Node(std::shared_ptr<ModelRegistry> models, std::string name) : models_(std::move(models)), name_(std::move(name)) {}
+
+  const std::string& name() const noexcept { return name_; }
+  bool draining() const noexcept { return draining_.load(std::memory_order_acquire); }
+
+  // Checks, looks up and completes the view: on success `model` is set and `request` is ready to submit.
+  Status admit(PredictRequestView& view, Request& request, std::shared_ptr<Model>& model) const;
+
+  // Calls in flight; drain() waits for none.
+  void call_started() noexcept { calls_.fetch_add(1, std::memory_order_relaxed); }
+  void call_finished() noexcept;
+  void add_stream(PredictStreamCall* stream);
+  void remove_stream(PredictStreamCall* stream);
+
+  // Refuses new requests, asks streams to end, waits until no call is in flight or `until`.
+  // Returns the calls left.
+  std::int64_t drain(TimePoint until);
+
+  std::int64_t calls() const noexcept { return calls_.load(std::memory_order_relaxed); }
+  std::atomic<std::uint64_t> malformed{0};                // requests that could not be parsed
+  mutable std::atomic<std::uint64_t> model_not_found{0};  // requests for a version that is not loaded
+
+ private:
+  Status not_loaded(const PredictRequestView& view) const;
+
+  std::shared_ptr<ModelRegistry> models_;
+  std::string name_;
+  std::atomic<bool> draining_{false};
+  std::atomic<std::int64_t> calls_{0};
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  std::set<PredictStreamCall*> streams_;  // guarded by mutex_
+};
+
+}  // namespace starling::predict

@@ -1,0 +1,281 @@
+#include "predict_codec.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace starling::predict {
+namespace {
+
+using wire::Reader;
+using wire::Tag;
+using wire::Type;
+using wire::Writer;
+
+Status malformed(const std::string& what) {
+  return {Reason::kInvalidInput, "malformed PredictRequest: " + what, 0, {}};
+}
+
+Status bad_field(const char* field, const char* wanted) {
+  return malformed(std::string("field `") + field + "` could not be read, wanted " + wanted +
+                   "; send a message made from starling/predict/v1/predict_service.proto");
+}
+
+bool parse_duration(Reader& in, std::int64_t& us) {
+  std::uint64_t outer = 0;
+  if (!in.enter(outer)) return false;
+  std::uint64_t seconds = 0;
+  std::uint64_t nanos = 0;
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return false;
+    const bool known = tag.type == Type::kVarint && (tag.field == 1 || tag.field == 2);
+    if (!(known ? in.varint(tag.field == 1 ? seconds : nanos) : in.skip(tag.type))) return false;
+  }
+  in.leave(outer);
+  std::int64_t from_seconds = 0;
+  if (__builtin_mul_overflow(static_cast<std::int64_t>(seconds), std::int64_t{1'000'000}, &from_seconds)) {
+    from_seconds = static_cast<std::int64_t>(seconds) < 0 ? -1 : std::numeric_limits<std::int64_t>::max() / 2;
+  }
+  // nanos is an int32 of the duration's sign, below 1e9 in size; anything else is not a duration.
+  const auto small = static_cast<std::int64_t>(nanos);
+  if (small <= -1'000'000'000 || small >= 1'000'000'000) return false;
+  us = from_seconds + small / 1000;
+  return !in.failed();
+}
+
+bool parse_shape(Reader& in, Type type, Shape& shape) {
+  std::uint64_t value = 0;
+  if (type == Type::kVarint) {
+    if (!in.varint(value)) return false;
+    shape.push_back(static_cast<std::int64_t>(value));
+    return shape.size() <= kMaxRank;
+  }
+  std::uint64_t outer = 0;
+  if (type != Type::kBytes || !in.enter(outer)) return false;
+  while (in.more()) {
+    if (!in.varint(value)) return false;
+    shape.push_back(static_cast<std::int64_t>(value));
+    if (shape.size() > kMaxRank) return false;
+  }
+  in.leave(outer);
+  return !in.failed();
+}
+
+Status parse_tensor(Reader& in, InputTensor& tensor) {
+  std::uint64_t outer = 0;
+  if (!in.enter(outer)) return bad_field("inputs", "a Tensor no longer than the message");
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return bad_field("inputs", "a Tensor");
+    std::uint64_t value = 0;
+    if (tag.field == 1 && tag.type == Type::kBytes) {
+      if (!in.text(tensor.name, kNameMax)) return bad_field("inputs.name", "UTF-8 of at most 256 bytes");
+    } else if (tag.field == 2 && tag.type == Type::kVarint) {
+      if (!in.varint(value)) return bad_field("inputs.data_type", "an integer");
+      tensor.data_type = value < kDataTypeCount ? static_cast<DataType>(value) : DataType::kUnspecified;
+    } else if (tag.field == 3) {
+      if (!parse_shape(in, tag.type, tensor.shape)) return bad_field("inputs.shape", "at most 8 integers");
+    } else if (tag.field == 4 && tag.type == Type::kBytes) {
+      if (!in.bytes(tensor.data, tensor.size_bytes)) {
+        return bad_field("inputs.data", "a length that the message holds");
+      }
+    } else if (!in.skip(tag.type)) {
+      return bad_field("inputs", "a Tensor");
+    }
+  }
+  if (in.failed()) return bad_field("inputs", "a Tensor");
+  in.leave(outer);
+  if (tensor.data_type == DataType::kUnspecified) {
+    return {Reason::kInvalidInput,
+            "input \"" + tensor.name + "\" has no known data_type; set one of DataType such as DATA_TYPE_UINT8",
+            0,
+            {{"input", tensor.name}}};
+  }
+  if (tensor.shape.empty()) {
+    return {Reason::kInvalidInput,
+            "input \"" + tensor.name + "\" has no shape; dimension 0 is the batch, send for instance [1, ...]",
+            0,
+            {{"input", tensor.name}}};
+  }
+  return {};
+}
+
+Status check(const PredictRequestView& request) {
+  if (request.model_name.empty()) {
+    return {
+        Reason::kInvalidInput, "model_name is missing; set it to a name that ModelService.ListModels returns", 0, {}};
+  }
+  if (request.model_version < 0) {
+    return {Reason::kInvalidInput,
+            "model_version is " + std::to_string(request.model_version) + ", wanted >= 1, or 0 for the highest",
+            0,
+            {}};
+  }
+  if (request.priority < 0 || request.priority > kPriorityMax) {
+    return {Reason::kInvalidInput,
+            "priority is " + std::to_string(request.priority) + ", wanted 0 to " + std::to_string(kPriorityMax),
+            0,
+            {}};
+  }
+  if (request.budget_us && *request.budget_us <= 0) {
+    return {Reason::kInvalidInput,
+            "budget is " + std::to_string(*request.budget_us) + " us, wanted more than 0, or none",
+            0,
+            {}};
+  }
+  return {};
+}
+
+Status parse_fields(Reader& in, PredictRequestView& out) {
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return malformed("it ends inside a field, or a field number is out of range");
+    std::uint64_t value = 0;
+    const bool is_bytes = tag.type == Type::kBytes;
+    const bool is_varint = tag.type == Type::kVarint;
+    if (tag.field == 1 && is_bytes) {
+      if (!in.text(out.model_name, kNameMax)) return bad_field("model_name", "UTF-8 of at most 256 bytes");
+    } else if (tag.field == 2 && is_varint) {
+      if (!in.varint(value)) return bad_field("model_version", "an integer");
+      out.model_version = static_cast<std::int64_t>(value);
+    } else if (tag.field == 3 && is_bytes) {
+      if (!in.text(out.request_id, kIdMax)) return bad_field("request_id", "UTF-8 of at most 128 bytes");
+    } else if (tag.field == 4 && is_bytes) {
+      if (out.inputs.size() == kTensorsMax) return bad_field("inputs", "at most 64 tensors");
+      out.inputs.emplace_back();
+      if (auto status = parse_tensor(in, out.inputs.back()); !status.ok()) return status;
+    } else if (tag.field == 5 && is_bytes) {
+      if (out.output_names.size() == kTensorsMax) return bad_field("output_names", "at most 64 names");
+      if (!in.text(out.output_names.emplace_back(), kNameMax)) {
+        return bad_field("output_names", "UTF-8 of at most 256 bytes");
+      }
+    } else if (tag.field == 6 && is_bytes) {
+      if (!in.text(out.stream_id, kIdMax)) return bad_field("stream_id", "UTF-8 of at most 128 bytes");
+    } else if (tag.field == 7 && is_varint) {
+      if (!in.varint(value)) return bad_field("sequence", "an integer");
+      out.sequence = static_cast<std::int64_t>(value);
+    } else if (tag.field == 8 && is_varint) {
+      if (!in.varint(value)) return bad_field("priority", "an integer");
+      out.priority = static_cast<std::int32_t>(value);
+    } else if (tag.field == 9 && is_bytes) {
+      std::int64_t us = 0;
+      if (!parse_duration(in, us)) return bad_field("budget", "a Duration");
+      out.budget_us = us;
+    } else if (!in.skip(tag.type)) {
+      return malformed("field " + std::to_string(tag.field) + " runs over the end of the message");
+    }
+  }
+  if (in.failed()) return malformed("it ends inside a field");
+  return check(out);
+}
+
+Writer encode_duration(std::int64_t us) {
+  Writer out;
+  out.varint(1, static_cast<std::uint64_t>(us / 1'000'000));
+  out.varint(2, static_cast<std::uint64_t>(us % 1'000'000 * 1000));
+  return out;
+}
+
+Writer encode_any(std::string_view type, const Writer& value) {
+  Writer out;
+  out.text(1, "type.googleapis.com/" + std::string(type));
+  out.text(2, value.str());
+  return out;
+}
+
+}  // namespace
+
+Status parse_request(const Spans& message, PredictRequestView& out) {
+  Reader in(message);
+  return parse_fields(in, out);
+}
+
+Status parse_stream_request(const Spans& message, PredictRequestView& out) {
+  Reader in(message);
+  bool seen = false;
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return malformed("it ends inside a field, or a field number is out of range");
+    std::uint64_t outer = 0;
+    if (tag.field == 1 && tag.type == Type::kBytes) {
+      if (seen) return malformed("field `request` came twice; send one request a message");
+      seen = true;
+      if (!in.enter(outer)) return bad_field("request", "a PredictRequest no longer than the message");
+      if (auto status = parse_fields(in, out); !status.ok()) return status;
+      in.leave(outer);
+    } else if (!in.skip(tag.type)) {
+      return malformed("field " + std::to_string(tag.field) + " runs over the end of the message");
+    }
+  }
+  if (!seen) return malformed("field `request` is missing");
+  return {};
+}
+
+Writer encode_response(const ResponseHeader& header, const Result& result, const std::vector<std::string>& wanted) {
+  Writer out;
+  out.text(1, header.model_name);
+  out.varint(2, static_cast<std::uint64_t>(header.model_version));
+  out.text(3, header.request_id);
+  for (const auto& output : result.outputs) {
+    const auto& name = output.spec->name;
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
+    Writer tensor;
+    tensor.text(1, name);
+    tensor.varint(2, static_cast<std::uint64_t>(output.spec->data_type));
+    tensor.packed(3, output.shape);
+    tensor.bytes(4, output.buffer, output.offset, output.size);
+    out.message(4, tensor);
+  }
+  out.text(5, header.node);
+  Writer timing;
+  timing.varint(1, static_cast<std::uint64_t>(std::max<std::int64_t>(0, result.timing.queue_us)));
+  timing.varint(2, static_cast<std::uint64_t>(result.timing.compute_us));
+  timing.varint(3, static_cast<std::uint64_t>(result.timing.total_us));
+  timing.varint(4, static_cast<std::uint64_t>(result.timing.batch_size));
+  out.message(6, timing);
+  return out;
+}
+
+Writer encode_stream_response(const Writer& response) {
+  Writer out;
+  out.message(1, response);
+  return out;
+}
+
+Writer encode_stream_error(const Status& status, std::string_view request_id) {
+  Writer error;
+  error.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
+  error.text(2, name(status.reason));
+  error.text(3, status.message);
+  if (status.retry_delay_us > 0) error.message(4, encode_duration(status.retry_delay_us));
+  error.text(5, request_id);
+  Writer out;
+  out.message(2, error);
+  return out;
+}
+
+std::string encode_details(const Status& status, std::string_view request_id) {
+  Writer info;
+  info.text(1, name(status.reason));
+  info.text(2, "starling");
+  const auto fact = [&info](std::string_view key, std::string_view value) {
+    Writer entry;
+    entry.text(1, key);
+    entry.text(2, value);
+    info.message(3, entry);
+  };
+  for (const auto& [key, value] : status.facts) fact(key, value);
+  if (!request_id.empty()) fact("request_id", request_id);
+  Writer out;
+  out.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
+  out.text(2, status.message);
+  out.message(3, encode_any("google.rpc.ErrorInfo", info));
+  if (status.retry_delay_us > 0) {
+    Writer retry;
+    retry.message(1, encode_duration(status.retry_delay_us));
+    out.message(3, encode_any("google.rpc.RetryInfo", retry));
+  }
+  return out.str();
+}
+
+}  // namespace starling::predict

@@ -1,0 +1,56 @@
+// The gRPC server of a node: hot methods native, all others handed to Python.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "control_call.h"
+#include "node.h"
+
+namespace starling::predict {
+
+struct ServerOptions {
+  std::string name;                     // node name, echoed in every response
+  std::string address;                  // host:port; port 0 picks a free one
+  std::map<std::string, bool> methods;  // served by Python: full name -> streams
+  int message_bytes_max = 64 << 20;
+  int streams_max = 1024;  // concurrent calls of one connection
+};
+
+// Thread-safe. Starts in the constructor; throws Error(kInvalidConfig) when the address can not be bound.
+class Server {
+ public:
+  Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& options);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  int port() const noexcept { return port_; }
+
+  // grpc.health.v1 for "" and every service that is served.
+  void set_serving(bool serving);
+
+  std::shared_ptr<ControlCall> next_call(std::chrono::milliseconds timeout) { return control_.next(timeout); }
+
+  // NOT_SERVING, refuses new requests, answers the admitted ones, then closes every connection.
+  // Returns the calls that were cut off at `until`.
+  std::int64_t drain(TimePoint until);
+
+  const Node& node() const noexcept { return node_; }
+
+ private:
+  class PredictService;
+
+  Node node_;
+  ControlService control_;
+  std::unique_ptr<PredictService> predict_;
+  std::vector<std::string> services_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace starling::predict

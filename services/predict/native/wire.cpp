@@ -1,0 +1,242 @@
+#include "wire.h"
+
+#include <algorithm>
+
+namespace starling::wire {
+
+Reader::Reader(const Spans& pieces) : pieces_(pieces) {
+  for (const auto& piece : pieces) left_ += piece.size();
+}
+
+bool Reader::byte(std::uint8_t& out) {
+  if (left_ == 0) return fail();
+  while (offset_ == pieces_[piece_].size()) {
+    ++piece_;
+    offset_ = 0;
+  }
+  out = pieces_[piece_][offset_++];
+  --left_;
+  return true;
+}
+
+bool Reader::varint(std::uint64_t& out) {
+  out = 0;
+  if (failed_) return false;
+  for (int shift = 0; shift < 70; shift += 7) {
+    std::uint8_t b = 0;
+    if (!byte(b)) return false;
+    if (shift == 63 && b > 1) return fail();  // more than 64 bits
+    out |= static_cast<std::uint64_t>(b & 0x7FU) << shift;
+    if ((b & 0x80U) == 0) return true;
+  }
+  return fail();
+}
+
+bool Reader::tag(Tag& out) {
+  std::uint64_t key = 0;
+  if (!varint(key)) return false;
+  const auto field = key >> 3U;
+  const auto type = static_cast<std::uint8_t>(key & 7U);
+  if (field == 0 || field > 0x1FFFFFFFU || type == 3 || type == 4 || type > 5) return fail();
+  out = {static_cast<std::uint32_t>(field), static_cast<Type>(type)};
+  return true;
+}
+
+bool Reader::length(std::uint64_t& out) {
+  if (!varint(out)) return false;
+  return out <= left_ || fail();
+}
+
+bool Reader::advance(std::uint64_t n, Spans* out) {
+  if (failed_ || n > left_) return fail();
+  left_ -= n;
+  while (n > 0) {
+    const auto& piece = pieces_[piece_];
+    const auto here = std::min<std::uint64_t>(n, piece.size() - offset_);
+    if (here == 0) {
+      ++piece_;
+      offset_ = 0;
+      continue;
+    }
+    if (out != nullptr) out->push_back(piece.subspan(offset_, here));
+    offset_ += here;
+    n -= here;
+  }
+  return true;
+}
+
+bool Reader::bytes(Spans& out, std::uint64_t& size) {
+  out.clear();
+  return length(size) && advance(size, &out);
+}
+
+bool Reader::text(std::string& out, std::size_t max_size) {
+  std::uint64_t size = 0;
+  if (!length(size)) return false;
+  if (size > max_size) return fail();
+  out.resize(size);
+  for (auto& c : out) {
+    std::uint8_t b = 0;
+    if (!byte(b)) return false;
+    c = static_cast<char>(b);
+  }
+  return is_utf8(out) || fail();
+}
+
+bool Reader::skip(Type type) {
+  std::uint64_t n = 0;
+  switch (type) {
+    case Type::kVarint:
+      return varint(n);
+    case Type::kFixed64:
+      return advance(8, nullptr);
+    case Type::kFixed32:
+      return advance(4, nullptr);
+    case Type::kBytes:
+      return length(n) && advance(n, nullptr);
+  }
+  return fail();
+}
+
+bool Reader::enter(std::uint64_t& outer_left) {
+  std::uint64_t size = 0;
+  if (!length(size)) return false;
+  outer_left = left_ - size;
+  left_ = size;
+  return true;
+}
+
+void Reader::leave(std::uint64_t outer_left) {
+  if (!failed_) advance(left_, nullptr);
+  left_ = outer_left;
+}
+
+bool is_utf8(std::string_view text) noexcept {
+  const auto* p = reinterpret_cast<const unsigned char*>(text.data());
+  const auto* end = p + text.size();
+  const auto follows = [&](int n, unsigned char low, unsigned char high) {
+    if (end - p <= n || p[1] < low || p[1] > high) return false;
+    for (int i = 2; i <= n; ++i) {
+      if (p[i] < 0x80 || p[i] > 0xBF) return false;
+    }
+    p += n + 1;
+    return true;
+  };
+  while (p < end) {
+    const unsigned char c = *p;
+    if (c < 0x80) {
+      ++p;
+    } else if (c >= 0xC2 && c <= 0xDF) {
+      if (!follows(1, 0x80, 0xBF)) return false;
+    } else if (c >= 0xE0 && c <= 0xEF) {
+      if (!follows(2, c == 0xE0 ? 0xA0 : 0x80, c == 0xED ? 0x9F : 0xBF)) return false;
+    } else if (c >= 0xF0 && c <= 0xF4) {
+      if (!follows(3, c == 0xF0 ? 0x90 : 0x80, c == 0xF4 ? 0x8F : 0xBF)) return false;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::size_t varint_size(std::uint64_t value) noexcept {
+  std::size_t n = 1;
+  while (value >= 0x80) {
+    value >>= 7U;
+    ++n;
+  }
+  return n;
+}
+
+void Writer::append(std::string_view bytes) {
+  tail_.append(bytes);
+  size_ += bytes.size();
+}
+
+void Writer::raw_varint(std::uint64_t value) {
+  while (value >= 0x80) {
+    tail_.push_back(static_cast<char>((value & 0x7FU) | 0x80U));
+    value >>= 7U;
+    ++size_;
+  }
+  tail_.push_back(static_cast<char>(value));
+  ++size_;
+}
+
+void Writer::tag(std::uint32_t field, Type type) { raw_varint((field << 3U) | static_cast<std::uint32_t>(type)); }
+
+void Writer::varint(std::uint32_t field, std::uint64_t value) {
+  if (value == 0) return;
+  tag(field, Type::kVarint);
+  raw_varint(value);
+}
+
+void Writer::text(std::uint32_t field, std::string_view value) {
+  if (value.empty()) return;
+  tag(field, Type::kBytes);
+  raw_varint(value.size());
+  append(value);
+}
+
+void Writer::packed(std::uint32_t field, const Shape& values) {
+  if (values.empty()) return;
+  std::uint64_t size = 0;
+  for (const auto v : values) size += varint_size(static_cast<std::uint64_t>(v));
+  tag(field, Type::kBytes);
+  raw_varint(size);
+  for (const auto v : values) raw_varint(static_cast<std::uint64_t>(v));
+}
+
+void Writer::message(std::uint32_t field, const Writer& value) {
+  tag(field, Type::kBytes);
+  raw_varint(value.size_);
+  for (const auto& piece : value.pieces_) {
+    if (piece.shared) {
+      flush();
+      pieces_.push_back(piece);
+      size_ += piece.size;
+    } else {
+      append(piece.own);
+    }
+  }
+  append(value.tail_);
+}
+
+void Writer::bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset,
+                   std::size_t size) {
+  if (size == 0) return;
+  tag(field, Type::kBytes);
+  raw_varint(size);
+  if (size <= kCopyMax) return append({reinterpret_cast<const char*>(buffer->data()) + offset, size});
+  flush();
+  pieces_.push_back({{}, buffer, offset, size});
+  size_ += size;
+}
+
+void Writer::flush() {
+  if (tail_.empty()) return;
+  const auto size = tail_.size();
+  pieces_.push_back({std::move(tail_), nullptr, 0, size});
+  tail_.clear();
+}
+
+std::vector<Piece> Writer::take() {
+  flush();
+  size_ = 0;
+  return std::exchange(pieces_, {});
+}
+
+std::string Writer::str() const {
+  std::string out;
+  out.reserve(size_);
+  for (const auto& piece : pieces_) {
+    if (piece.shared) {
+      out.append(reinterpret_cast<const char*>(piece.shared->data()) + piece.offset, piece.size);
+    } else {
+      out += piece.own;
+    }
+  }
+  return out + tail_;
+}
+
+}  // namespace starling::wire

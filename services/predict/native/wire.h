@@ -1,0 +1,102 @@
+// Protobuf's wire format over borrowed bytes in pieces, and a writer that keeps big payloads by reference.
+// Knows no gRPC and no protobuf objects: tensors are never copied to be parsed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "request.h"
+
+namespace starling::wire {
+
+enum class Type : std::uint8_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+
+struct Tag {
+  std::uint32_t field = 0;
+  Type type = Type::kVarint;
+};
+
+// Reads a message that lies in one or more pieces. Every read is checked against the enclosing message's end;
+// after the first failure all reads fail. Borrows the pieces.
+class Reader {
+ public:
+  explicit Reader(const Spans& pieces);
+
+  // True while the current message has bytes left and nothing failed.
+  bool more() const noexcept { return left_ > 0 && !failed_; }
+  bool failed() const noexcept { return failed_; }
+  std::uint64_t left() const noexcept { return left_; }
+
+  bool tag(Tag& out);
+  bool varint(std::uint64_t& out);
+  bool text(std::string& out, std::size_t max_size);  // length-delimited, valid UTF-8, at most max_size bytes
+  bool bytes(Spans& out, std::uint64_t& size);        // length-delimited, borrowed
+  bool skip(Type type);
+
+  // Enters a length-delimited message; leave() with the returned value goes on behind it.
+  bool enter(std::uint64_t& outer_left);
+  void leave(std::uint64_t outer_left);
+
+ private:
+  bool fail() noexcept {
+    failed_ = true;
+    return false;
+  }
+  bool byte(std::uint8_t& out);
+  bool length(std::uint64_t& out);
+  bool advance(std::uint64_t n, Spans* out);
+
+  const Spans& pieces_;
+  std::size_t piece_ = 0;
+  std::size_t offset_ = 0;  // in the piece
+  std::uint64_t left_ = 0;  // bytes to the end of the current message
+  bool failed_ = false;
+};
+
+bool is_utf8(std::string_view text) noexcept;
+
+// A part of an encoded message: own bytes, or a range of a shared buffer.
+struct Piece {
+  std::string own;
+  std::shared_ptr<const Buffer> shared;
+  std::size_t offset = 0;
+  std::size_t size = 0;
+};
+
+// Bytes a varint takes.
+std::size_t varint_size(std::uint64_t value) noexcept;
+
+// Appends fields in order. Zero and empty values are left out, as proto3 does.
+class Writer {
+ public:
+  void varint(std::uint32_t field, std::uint64_t value);
+  void text(std::uint32_t field, std::string_view value);
+  void message(std::uint32_t field, const Writer& value);
+  // A bytes field; ranges above kCopyMax are kept by reference.
+  void bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset, std::size_t size);
+  void packed(std::uint32_t field, const Shape& values);
+
+  std::uint64_t size() const noexcept { return size_; }
+  // The pieces in order; the writer is empty afterwards.
+  std::vector<Piece> take();
+  // Everything in one string, for small messages.
+  std::string str() const;
+
+  static constexpr std::size_t kCopyMax = 4096;
+
+ private:
+  void raw_varint(std::uint64_t value);
+  void tag(std::uint32_t field, Type type);
+  void append(std::string_view bytes);
+  void flush();
+
+  std::vector<Piece> pieces_;
+  std::string tail_;
+  std::uint64_t size_ = 0;
+};
+
+}  // namespace starling::wire

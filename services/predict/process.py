@@ -1,0 +1,121 @@
+"""One running node: its models, its gRPC server, its metrics, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from engines import Repository
+from engines._core import ModelRegistry
+from services.predict._dataplane import Server
+from services.predict.control import ControlLoop
+from services.predict.methods import control_methods
+from services.predict.metrics import NodeCollector
+from services.predict.models import NodeModels
+from services.predict.settings import NodeSettings
+
+_WAIT_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class NodeStartError(Exception):
+    """The node cannot serve what it was asked to serve."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "NODE_NOT_STARTED"
+
+
+class NodeProcess:
+    """Binds its ports at once, loads models in `serve`, drains on exit.
+
+    Raises:
+        InvalidConfig: the gRPC address is taken.
+        NodeStartError: the metrics address is taken.
+    """
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._registry = ModelRegistry()
+        self._models = NodeModels(Repository(settings.repository), self._registry)
+        methods = control_methods(self._models, grace_s=settings.grace_s)
+        self._server = Server(
+            self._registry,
+            name=settings.name,
+            address=str(settings.grpc),
+            methods={name: method.streams for name, method in methods.items()},
+            message_bytes_max=settings.message_mib_max << 20,
+            streams_max=settings.streams_max,
+        )
+        self._control = ControlLoop(self._server, methods)
+        self.exit_code = 0
+
+    def __enter__(self) -> NodeProcess:
+        """Returns itself; ports are bound, nothing is loaded."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Answers what is admitted within the grace, then closes every port."""
+        _log.info("draining %r", self._server)
+        cut_off = self._server.drain(self._settings.grace_s)
+        self._control.close()
+        unanswered = self._registry.drain(grace_s=1.0)
+        if cut_off or unanswered:
+            _log.error("%d calls were cut off by the end of the grace", cut_off + unanswered)
+            self.exit_code = 1
+
+    def serve(self, stop: threading.Event) -> None:
+        """Loads and warms up the models, says that it is ready, and waits for `stop`.
+
+        Raises:
+            NodeStartError: a named model, or every model, failed to load.
+        """
+        settings = self._settings
+        collectors = CollectorRegistry()
+        collectors.register(NodeCollector(self._registry, self._server))
+        ProcessCollector(registry=collectors)
+        GCCollector(registry=collectors)
+        try:
+            metrics, _ = start_http_server(
+                settings.metrics.port, addr=settings.metrics.host, registry=collectors
+            )
+        except OSError as error:
+            raise NodeStartError(
+                f"metrics address {settings.metrics} cannot be bound: {error.strerror}; "
+                "choose another with --metrics, port 0 picks a free one"
+            ) from error
+        try:
+            self._load()
+            self._server.set_serving(True)
+            self._announce(metrics.server_port)
+            while not stop.wait(_WAIT_S):
+                pass
+        finally:
+            metrics.shutdown()
+            metrics.server_close()
+
+    def _load(self) -> None:
+        errors = self._models.load_served(self._settings.model)
+        loaded = self._registry.models()
+        if errors and (self._settings.model or not loaded):
+            raise NodeStartError("; ".join(str(error) for error in errors))
+        if not loaded:
+            raise NodeStartError(
+                f"repository {self._settings.repository} has no model; "
+                "fetch one with `starling models pull nanodet`"
+            )
+
+    def _announce(self, metrics_port: int) -> None:
+        names = ",".join(f"{m['name']}:{m['version']}" for m in self._registry.models())
+        grpc = self._settings.grpc.with_port(self._server.port)
+        metrics = self._settings.metrics.with_port(metrics_port)
+        print(f"ready grpc={grpc} metrics={metrics} models={names}", flush=True)

@@ -1,0 +1,59 @@
+"""gRPC server reflection, so that grpcurl and other tools work against a node without our protos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+_NOT_FOUND = 5
+
+
+class Reflection:
+    """Answers reflection requests from the descriptors of the generated protos.
+
+    v1 and v1alpha are the same messages under two names, so one answer serves both.
+    """
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._services: Sequence[str] = sorted(services)
+        self._pool = descriptor_pool.Default()
+
+    def answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
+        """Returns the response to one message of the reflection stream; unknown names are in the response."""
+        response = pb.ServerReflectionResponse(
+            valid_host=request.host, original_request=request
+        )
+        kind = request.WhichOneof("message_request")
+        try:
+            if kind == "list_services":
+                for name in self._services:
+                    response.list_services_response.service.add(name=name)
+            elif kind == "file_by_filename":
+                self._add(response, self._pool.FindFileByName(request.file_by_filename))
+            elif kind == "file_containing_symbol":
+                self._add(
+                    response, self._pool.FindFileContainingSymbol(request.file_containing_symbol)
+                )
+            else:
+                raise KeyError(f"{kind or 'an empty request'}; our messages have no extensions")
+        except KeyError as error:
+            response.error_response.error_code = _NOT_FOUND
+            response.error_response.error_message = f"not found: {error.args[0]}"
+        return response
+
+    def _add(self, response: pb.ServerReflectionResponse, file: FileDescriptor) -> None:
+        """Adds a file and everything it imports, imports first."""
+        seen: dict[str, bytes] = {}
+
+        def visit(current: FileDescriptor) -> None:
+            if current.name in seen:
+                return
+            for dependency in current.dependencies:
+                visit(dependency)
+            seen[current.name] = current.serialized_pb
+
+        visit(file)
+        response.file_descriptor_response.file_descriptor_proto.extend(reversed(seen.values()))
