@@ -10,6 +10,7 @@ from engines.config_text import parse_config, read_config
 from engines.errors import (
     CorruptModel,
     DeadlinePassed,
+    DiskFull,
     Draining,
     EngineError,
     EngineFailed,
@@ -19,21 +20,29 @@ from engines.errors import (
     ModelNotReady,
     QueueFull,
 )
+from engines.manifest import Manifest
+from engines.repository import Entry, ModelVersion, Release, Repository
 
 __all__ = [
     "CorruptModel",
     "DataType",
     "DeadlinePassed",
+    "DiskFull",
     "Draining",
     "EngineError",
     "EngineFailed",
+    "Entry",
     "InvalidConfig",
     "InvalidInput",
+    "Manifest",
     "ModelConfig",
     "ModelNotFound",
     "ModelNotReady",
+    "ModelVersion",
     "Postprocess",
     "QueueFull",
+    "Release",
+    "Repository",
     "TensorConfig",
     "parse_config",
     "read_config",

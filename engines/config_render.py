@@ -32,20 +32,14 @@ def render_config(config: ModelConfig) -> str:
         parameters["nms_score_threshold"] = repr(config.nms_score_threshold)
         parameters["nms_iou_threshold"] = repr(config.nms_iou_threshold)
     for key, value in parameters.items():
-        lines.append(
-            f'parameters {{ key: "starling.{key}" value {{ string_value: {quote(value)} }} }}'
-        )
+        lines.append(f'parameters {{ key: "starling.{key}" value {{ string_value: {quote(value)} }} }}')
     return "\n".join(lines) + "\n"
 
 
 def _render_tensors(field: str, tensors: tuple[TensorConfig, ...]) -> list[str]:
     lines = [f"{field} ["]
     for at, tensor in enumerate(tensors):
-        labels = (
-            f" label_filename: {quote(tensor.label_filename)}"
-            if tensor.label_filename
-            else ""
-        )
+        labels = f" label_filename: {quote(tensor.label_filename)}" if tensor.label_filename else ""
         dims = ", ".join(map(str, tensor.dims))
         lines.append(
             f"  {{ name: {quote(tensor.name)} data_type: TYPE_{tensor.data_type} dims: [ {dims} ]{labels} }}"

@@ -60,15 +60,14 @@ def read_config(path: Path) -> ModelConfig:
     return parse_config(text, str(path), folder=path.parent.name)
 
 
-def parse_config(
-    text: str, path: str = "config.pbtxt", *, folder: str | None = None
-) -> ModelConfig:
+def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = None) -> ModelConfig:
     """Returns the configuration that `text` describes.
 
     Args:
         text: contents of the file.
         path: what errors call the file.
         folder: name of the model's folder, which `name` must equal; None skips that check.
+
     Raises:
         InvalidConfig: see `read_config`.
     """
@@ -177,11 +176,7 @@ def _read_instance_count(root: Fields) -> int:
 def _read_version_count(root: Fields) -> int:
     policy = root.message("version_policy")
     latest = policy.message("latest") if policy else None
-    count = (
-        latest.integer("num_versions", 1, 1, 1024)
-        if latest
-        else _DEFAULTS.version_count
-    )
+    count = latest.integer("num_versions", 1, 1, 1024) if latest else _DEFAULTS.version_count
     for one in (latest, policy):
         if one:
             one.finish()
@@ -193,15 +188,9 @@ def _read_batching(root: Fields) -> _Batching:
     policy = batching.message("default_queue_policy") if batching else None
     result = _Batching(
         sizes=batching.integers("preferred_batch_size", 1, 4096) if batching else (),
-        delay_us=batching.integer("max_queue_delay_microseconds", 0, 0, _TIME_US_MAX)
-        if batching
-        else 0,
-        queue_max=policy.integer("max_queue_size", _DEFAULTS.queue_max, 1, 1 << 20)
-        if policy
-        else _DEFAULTS.queue_max,
-        timeout_us=policy.integer("default_timeout_microseconds", 0, 0, _TIME_US_MAX)
-        if policy
-        else 0,
+        delay_us=batching.integer("max_queue_delay_microseconds", 0, 0, _TIME_US_MAX) if batching else 0,
+        queue_max=policy.integer("max_queue_size", _DEFAULTS.queue_max, 1, 1 << 20) if policy else _DEFAULTS.queue_max,
+        timeout_us=policy.integer("default_timeout_microseconds", 0, 0, _TIME_US_MAX) if policy else 0,
     )
     if len(set(result.sizes)) != len(result.sizes):
         root.refuse(
@@ -246,9 +235,7 @@ def _read_parameters(root: Fields) -> _Parameters:
         else:
             given[short] = (text, entry)
 
-    def number(
-        key: str, default: float, least: float, most: float, *, whole: bool
-    ) -> float:
+    def number(key: str, default: float, least: float, most: float, *, whole: bool) -> float:
         if key not in given:
             return default
         text, entry = given[key]
@@ -287,12 +274,8 @@ def _read_parameters(root: Fields) -> _Parameters:
             )
         ),
         postprocess=Postprocess(post),
-        score_threshold=number(
-            "nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False
-        ),
-        iou_threshold=number(
-            "nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False
-        ),
+        score_threshold=number("nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False),
+        iou_threshold=number("nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False),
     )
 
 
@@ -334,13 +317,9 @@ def _check_identity(config: ModelConfig, root: Fields) -> None:
 
 
 def _check_nms(config: ModelConfig, root: Fields) -> None:
-    found = {
-        tensor.name: (tensor.data_type, len(tensor.dims)) for tensor in config.outputs
-    }
+    found = {tensor.name: (tensor.data_type, len(tensor.dims)) for tensor in config.outputs}
     limits = {tensor.dims[0] for tensor in config.outputs if tensor.dims}
-    boxes = next(
-        (tensor.dims for tensor in config.outputs if tensor.name == "boxes"), ()
-    )
+    boxes = next((tensor.dims for tensor in config.outputs if tensor.name == "boxes"), ())
     if found != _NMS_OUTPUTS or len(limits) != 1 or min(limits) < 1 or boxes[1] != 4:
         root.refuse(
             "output",

@@ -79,10 +79,15 @@ class QueueFull(EngineError):
 
     retry_delay_ms: int
 
-    def __init__(
-        self, message: str, /, retry_delay_ms: int = 1, **facts: str | float
-    ) -> None:
+    def __init__(self, message: str, /, retry_delay_ms: int = 1, **facts: str | float) -> None:
         super().__init__(message, retry_delay_ms=max(1, retry_delay_ms), **facts)
+
+
+class DiskFull(EngineError):
+    """A file does not fit on its disk. Facts: `needed_bytes`, `free_bytes`."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "DISK_FULL"
 
 
 class DeadlinePassed(EngineError):

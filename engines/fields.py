@@ -33,9 +33,7 @@ class Problems:
             return
         found = sorted(self.found)
         text = "\n".join(f"{self.path}:{one.line}: {one.text}" for one in found)
-        raise InvalidConfig(
-            text, path=self.path, line=found[0].line, field=found[0].field
-        )
+        raise InvalidConfig(text, path=self.path, line=found[0].line, field=found[0].field)
 
 
 class Fields:
@@ -62,27 +60,19 @@ class Fields:
         """Returns whether the field is given at all, even as an empty list."""
         return any(field.name == name for field in self._message.fields)
 
-    def string(
-        self, name: str, default: str | None = None, *, among: Collection[str] = ()
-    ) -> str:
+    def string(self, name: str, default: str | None = None, *, among: Collection[str] = ()) -> str:
         """Returns a quoted string; required when there is no default."""
         value = self._scalar(name, default is None)
         if value is None:
             return default or ""
         if value.kind != "string":
-            self._wrong(
-                value, name, f"`{value.text}`", 'a string in quotes, such as "text"'
-            )
+            self._wrong(value, name, f"`{value.text}`", 'a string in quotes, such as "text"')
             return default or ""
         if among and value.text not in among:
-            self._wrong(
-                value, name, f'"{value.text}"', f"one of {', '.join(sorted(among))}"
-            )
+            self._wrong(value, name, f'"{value.text}"', f"one of {', '.join(sorted(among))}")
         return value.text
 
-    def word(
-        self, name: str, among: Collection[str], default: str | None = None
-    ) -> str:
+    def word(self, name: str, among: Collection[str], default: str | None = None) -> str:
         """Returns a bare word out of `among`; required when there is no default."""
         fallback = default if default is not None else next(iter(among))
         value = self._scalar(name, default is None)
@@ -97,15 +87,9 @@ class Fields:
         """Returns an integer in [least, most]; required when there is no default."""
         value = self._scalar(name, default is None)
         fallback = default if default is not None else least
-        return (
-            fallback
-            if value is None
-            else self._integer(value, name, least, most, fallback)
-        )
+        return fallback if value is None else self._integer(value, name, least, most, fallback)
 
-    def integers(
-        self, name: str, least: int, most: int, *, required: bool = False
-    ) -> tuple[int, ...]:
+    def integers(self, name: str, least: int, most: int, *, required: bool = False) -> tuple[int, ...]:
         """Returns every value of a repeated integer, in file order."""
         if required and not self.has(name):
             self._missing(name)
@@ -162,13 +146,9 @@ class Fields:
 
     def _missing(self, name: str) -> None:
         full = self._prefix + name
-        self._problems.add(
-            self.line, full, f"`{full}` is missing; it is required, add it"
-        )
+        self._problems.add(self.line, full, f"`{full}` is missing; it is required, add it")
 
-    def _wrong(
-        self, value: Scalar | Message, name: str, found: str, expected: str
-    ) -> None:
+    def _wrong(self, value: Scalar | Message, name: str, found: str, expected: str) -> None:
         full = self._prefix + name
         self._problems.add(
             value.line,
@@ -190,17 +170,13 @@ class Fields:
             return None
         return values[0]
 
-    def _integer(
-        self, value: Scalar, name: str, least: int, most: int, fallback: int
-    ) -> int:
+    def _integer(self, value: Scalar, name: str, least: int, most: int, fallback: int) -> int:
         try:
             number = int(value.text, 0) if value.kind == "number" else None
         except ValueError:
             number = None
         if number is None or not least <= number <= most:
-            self._wrong(
-                value, name, f"`{value.text}`", f"an integer from {least} to {most}"
-            )
+            self._wrong(value, name, f"`{value.text}`", f"an integer from {least} to {most}")
             return fallback
         return number
 

@@ -7,7 +7,6 @@ comments, `,` and `;` between fields, adjacent strings joined. Numbers stay text
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 from engines.errors import InvalidConfig
 
@@ -59,6 +58,7 @@ def parse_text(text: str, path: str) -> Message:
     Args:
         text: contents of the file.
         path: what errors call the file.
+
     Raises:
         InvalidConfig: the text is not in the format; names file, line, what was found and what was expected.
 
@@ -69,10 +69,10 @@ def parse_text(text: str, path: str) -> Message:
 
 
 def quote(text: str) -> str:
-    """Returns `text` as a quoted string that `parse_text` reads back unchanged.
+    r"""Returns `text` as a quoted string that `parse_text` reads back unchanged.
 
-    >>> quote('a "b"')
-    '"a \\\\"b\\\\""'
+    >>> print(quote('a "b"'))
+    "a \"b\""
     """
     plain = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return '"' + "".join(plain.get(letter, letter) for letter in text) + '"'
@@ -93,7 +93,7 @@ class _Parser:
         while at < len(text):
             match = _TOKEN.match(text, at)
             if match is None:
-                self._refuse(
+                raise self._refused(
                     line,
                     f"unexpected character {text[at]!r}",
                     "a field name, value or bracket",
@@ -105,8 +105,8 @@ class _Parser:
             at = match.end()
         yield Scalar("end", "", line)
 
-    def _refuse(self, line: int, found: str, expected: str) -> NoReturn:
-        raise InvalidConfig(
+    def _refused(self, line: int, found: str, expected: str) -> InvalidConfig:
+        return InvalidConfig(
             f"{self._path}:{line}: {found}; expected {expected}",
             path=self._path,
             line=line,
@@ -130,55 +130,38 @@ class _Parser:
         fields: list[Field] = []
         while True:
             token = self._next()
-            if (
-                token.kind == "end"
-                and not until
-                or token.kind == "mark"
-                and token.text == until
-            ):
+            if (token.kind == "end" and not until) or (token.kind == "mark" and token.text == until):
                 return tuple(fields)
             if token.kind == "end":
-                self._refuse(token.line, "the file ends inside a message", f"`{until}`")
+                raise self._refused(token.line, "the file ends inside a message", f"`{until}`")
             if token.kind != "word":
-                self._refuse(token.line, f"found `{token.text}`", "a field name")
+                raise self._refused(token.line, f"found `{token.text}`", "a field name")
             has_colon = self._take(":")
-            fields.append(
-                Field(
-                    token.text, self._values(token.text, has_colon, depth), token.line
-                )
-            )
+            fields.append(Field(token.text, self._values(token.text, has_colon, depth), token.line))
             self._take(",", ";")
 
-    def _values(
-        self, name: str, has_colon: bool, depth: int
-    ) -> tuple[Scalar | Message, ...]:
+    def _values(self, name: str, has_colon: bool, depth: int) -> tuple[Scalar | Message, ...]:
         if not self._take("["):
             return (self._value(name, has_colon, depth),)
         values: list[Scalar | Message] = []
         while not self._take("]"):
             values.append(self._value(name, has_colon, depth))
-            if not self._take(",") and not (
-                self._peek().kind == "mark" and self._peek().text == "]"
-            ):
-                self._refuse(
-                    self._peek().line, f"found `{self._peek().text}`", "`,` or `]`"
-                )
+            if not self._take(",") and not (self._peek().kind == "mark" and self._peek().text == "]"):
+                raise self._refused(self._peek().line, f"found `{self._peek().text}`", "`,` or `]`")
         return tuple(values)
 
     def _value(self, name: str, has_colon: bool, depth: int) -> Scalar | Message:
         token = self._next()
         if token.kind == "mark" and token.text in _CLOSES:
             if depth >= DEPTH_MAX:
-                self._refuse(
+                raise self._refused(
                     token.line,
                     f"`{name}` is nested deeper",
                     f"at most {DEPTH_MAX} levels",
                 )
             return Message(self._fields(_CLOSES[token.text], depth + 1), token.line)
         if not has_colon:
-            self._refuse(
-                token.line, f"`{name}` has no value", "`:` and a value, or `{`"
-            )
+            raise self._refused(token.line, f"`{name}` has no value", "`:` and a value, or `{`")
         if token.kind in ("word", "number"):
             return token
         if token.kind == "string":
@@ -187,7 +170,7 @@ class _Parser:
                 parts.append(_unescape(self._next().text))
             return Scalar("string", "".join(parts), token.line)
         found = f"found `{token.text}`" if token.text else "the file ends"
-        self._refuse(token.line, f"{found} after `{name}:`", "a value")
+        raise self._refused(token.line, f"{found} after `{name}:`", "a value")
 
 
 def _unescape(literal: str) -> str:

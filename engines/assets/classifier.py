@@ -1,0 +1,143 @@
+"""Makes EfficientNet-Lite0: names the main thing in a frame.
+
+Source: Tan and Le 2019, EfficientNet-B0, without squeeze-and-excitation and with ReLU6 (the "lite" variant).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from engines.agreement import compare_rows
+from engines.assets.checkpoint import read_state_dict
+from engines.assets.errors import QualityTooLow
+from engines.assets.graph import GraphBuilder
+from engines.assets.making import Materials
+from engines.assets.mobile import MobileBuilder, append_picture
+from engines.assets.packages import CALIBRATION_PICTURES, EFFICIENTNET_WEIGHTS, IMAGENET_NAMES, Member
+from engines.config import DataType, ModelConfig, TensorConfig
+from engines.errors import CorruptModel
+from engines.quantize import Recipe, quantize, quantized_share, session
+from engines.repository import MODEL_NAME, Release
+
+VERSION = 1
+CLASSES = 1000
+# Repeats and first stride of each stage.
+_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
+# Mean cosine of the logits with those of FP32 on pictures that calibration has not seen.
+COSINE_BAR = 0.97
+
+
+def make_efficientnet(materials: Materials) -> Release:
+    """Returns the release of the classifier.
+
+    Raises:
+        CorruptModel: the weights or pictures are not what was pinned.
+        QualityTooLow: INT8 logits differ too much from FP32's.
+    """
+    exact = build_efficientnet(read_state_dict(materials.contents[EFFICIENTNET_WEIGHTS]))
+    # Every second picture calibrates, the others measure.
+    calibration, held_out = CALIBRATION_PICTURES[::2], CALIBRATION_PICTURES[1::2]
+    with materials.progress.step(f"quantise {materials.asset}", len(calibration)) as report:
+        samples = ({"frame": one} for one in _pictures(materials, calibration))
+        small = quantize(exact, samples, Recipe(keep=frozenset(_first_convolution(exact))), report=report)
+    with materials.progress.step(f"compare {materials.asset} with FP32", len(held_out)) as report:
+        logits = []
+        for runner in (session(exact), session(small)):
+            rows = [runner.run(["logits"], {"frame": one})[0][0] for one in _pictures(materials, held_out)]
+            logits.append(np.stack(rows))
+        cosine, same = compare_rows(*logits)
+        report(len(held_out))
+    if not cosine >= COSINE_BAR:
+        raise QualityTooLow(
+            f"{materials.asset}: the cosine of INT8 and FP32 logits is {cosine:.4f}; expected at least"
+            f" {COSINE_BAR}; it was not published, keep more layers in float",
+            asset=materials.asset,
+            measured=cosine,
+            bar=COSINE_BAR,
+        )
+    stored, weighted = quantized_share(small)
+    return Release(
+        config=describe(materials.asset),
+        version=VERSION,
+        files={MODEL_NAME: small.SerializeToString(deterministic=True)},
+        labels=materials.text_lines(IMAGENET_NAMES),
+        license=materials.license,
+        sources=materials.sources,
+        report={
+            "precision": "int8",
+            "quantization": {
+                "activations": "int8, symmetric, per tensor",
+                "weights": "int8, symmetric, per output channel",
+                "layers": weighted,
+                "layers_int8": stored,
+                "calibration_pictures": len(calibration),
+                "fp32_bytes": exact.ByteSize(),
+            },
+            "agreement": {
+                "what": "best classes of INT8 against FP32, held-out pictures",
+                "pictures": len(held_out),
+                "share": round(same, 4),
+                "cosine": round(cosine, 4),
+                "bar": COSINE_BAR,
+            },
+        },
+    )
+
+
+def describe(name: str) -> ModelConfig:
+    """Returns the classifier's configuration."""
+    return ModelConfig(
+        name=name,
+        backend="openvino",
+        max_batch_size=4,
+        preferred_batch_sizes=(1, 2, 4),
+        inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
+        outputs=(
+            TensorConfig("logits", DataType.FP32, (CLASSES,)),
+            TensorConfig("probabilities", DataType.FP32, (CLASSES,), "labels.txt"),
+        ),
+    )
+
+
+def build_efficientnet(weights: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+    """Returns `frame` uint8[batch, height, width, 3] -> `logits`, `probabilities` FP32[batch, 1000]."""
+    graph = GraphBuilder("efficientnet_lite0")
+    frame = graph.input("frame", TensorProto.UINT8, ("batch", "height", "width", 3))
+    layers = MobileBuilder(graph, weights, epsilon=1e-3, same=True)
+    value = append_picture(graph, frame, 127.0, 128.0)
+    value = layers.conv(value, "_conv_stem", "_bn0", stride=2)
+    block = 0
+    for repeats, first_stride in _STAGES:
+        for repeat in range(repeats):
+            prefix, stride = f"_blocks.{block}", first_stride if repeat == 0 else 1
+            result = value
+            if layers.has(f"{prefix}._expand_conv.weight"):
+                result = layers.conv(result, f"{prefix}._expand_conv", f"{prefix}._bn0")
+            result = layers.conv(result, f"{prefix}._depthwise_conv", f"{prefix}._bn1", stride=stride)
+            result = layers.conv(result, f"{prefix}._project_conv", f"{prefix}._bn2", clip=False)
+            value = graph.node("Add", value, result) if repeat else result
+            block += 1
+    value = layers.pooled(layers.conv(value, "_conv_head", "_bn1"))
+    weight, bias = (graph.constant(layers.weight(f"_fc.{one}")) for one in ("weight", "bias"))
+    logits = graph.node("Gemm", value, weight, bias, transB=1)
+    graph.output(logits, "logits", TensorProto.FLOAT, ("batch", CLASSES))
+    graph.output(graph.node("Softmax", logits, axis=1), "probabilities", TensorProto.FLOAT, ("batch", CLASSES))
+    return graph.build()
+
+
+def _first_convolution(model: onnx.ModelProto) -> Iterable[str]:
+    return [next(node.name for node in model.graph.node if node.op_type == "Conv")]
+
+
+def _pictures(materials: Materials, members: Iterable[Member]) -> Iterable[npt.NDArray[np.uint8]]:
+    for member in members:
+        raw = np.frombuffer(materials.contents[member], np.uint8)
+        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise CorruptModel(f"{member.path}: not a picture that can be decoded; pull it again")
+        yield np.asarray(picture, np.uint8)[None]

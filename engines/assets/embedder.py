@@ -1,0 +1,86 @@
+"""Makes MobileNetV2 as an image embedding: alike pictures get alike vectors.
+
+Source: Sandler et al. 2018, table 2; the classifier is left off.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from engines.assets.checkpoint import read_state_dict
+from engines.assets.graph import GraphBuilder
+from engines.assets.making import Materials
+from engines.assets.mobile import MobileBuilder, append_picture
+from engines.assets.packages import MOBILENET_WEIGHTS
+from engines.config import DataType, ModelConfig, TensorConfig
+from engines.repository import MODEL_NAME, Release
+
+VERSION = 1
+LENGTH = 1280
+# ImageNet statistics, red, green, blue.
+MEAN = 255 * np.array([0.485, 0.456, 0.406])
+DEVIATION = 255 * np.array([0.229, 0.224, 0.225])
+# Expansion, channels, repeats, stride of each stage.
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def make_mobilenet(materials: Materials) -> Release:
+    """Returns the release of the embedding, in FP32; raises `CorruptModel` for other weights."""
+    model = build_mobilenet(read_state_dict(materials.contents[MOBILENET_WEIGHTS]))
+    return Release(
+        config=ModelConfig(
+            name=materials.asset,
+            backend="openvino",
+            max_batch_size=4,
+            preferred_batch_sizes=(1, 2, 4),
+            inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
+            outputs=(TensorConfig("embedding", DataType.FP32, (LENGTH,)),),
+        ),
+        version=VERSION,
+        files={MODEL_NAME: model.SerializeToString(deterministic=True)},
+        license=materials.license,
+        sources=materials.sources,
+        report={"precision": "fp32"},
+    )
+
+
+def build_mobilenet(weights: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+    """Returns `frame` uint8[batch, height, width, 3] -> `embedding` FP32[batch, 1280] of length 1."""
+    graph = GraphBuilder("mobilenetv2_embed")
+    frame = graph.input("frame", TensorProto.UINT8, ("batch", "height", "width", 3))
+    layers = MobileBuilder(graph, weights, epsilon=1e-5, same=False)
+    value = append_picture(graph, frame, MEAN, DEVIATION)
+    value = layers.conv(value, "features.0.0", "features.0.1", stride=2)
+    block = 1
+    for expansion, _, repeats, first_stride in _STAGES:
+        for repeat in range(repeats):
+            stride = first_stride if repeat == 0 else 1
+            result = _residual(layers, value, f"features.{block}.conv", expansion, stride)
+            value = graph.node("Add", value, result) if repeat else result
+            block += 1
+    value = layers.pooled(layers.conv(value, f"features.{block}.0", f"features.{block}.1"))
+    length = graph.node("ReduceL2", value, graph.integers(1), keepdims=1)
+    unit = graph.node("Div", value, graph.node("Max", length, graph.constant(1e-12)))
+    graph.output(unit, "embedding", TensorProto.FLOAT, ("batch", LENGTH))
+    return graph.build()
+
+
+def _residual(layers: MobileBuilder, value: str, prefix: str, expansion: int, stride: int) -> str:
+    at = 0
+    if expansion > 1:
+        value = layers.conv(value, f"{prefix}.0", f"{prefix}.1")
+        at = 3
+    value = layers.conv(value, f"{prefix}.{at}", f"{prefix}.{at + 1}", stride=stride)
+    return layers.conv(value, f"{prefix}.{at + 3}", f"{prefix}.{at + 4}", clip=False)

@@ -1,0 +1,38 @@
+"""What a recipe gets and gives: the seam between the catalogue and the code that makes one model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from engines.assets.packages import Member
+from engines.assets.progress import Progress
+from engines.repository import Release
+
+# Makes a release from the contents of its members.
+Recipe = Callable[["Materials"], Release]
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """The verified inputs of a recipe.
+
+    Attributes:
+        asset: name under which the result is published.
+        contents: bytes of each member that the asset declares.
+        license: SPDX expression that the catalogue gives.
+        progress: where to report long steps.
+    """
+
+    asset: str
+    contents: Mapping[Member, bytes]
+    license: str
+    progress: Progress
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Returns the packages used, as manifests spell them."""
+        packages = {member.package for member in self.contents}
+        return tuple(sorted(f"{package} sha256:{package.sha256}" for package in packages))
+
+    def text_lines(self, member: Member) -> tuple[str, ...]:
+        """Returns the non-empty lines of a text member."""
+        return tuple(line for line in self.contents[member].decode().splitlines() if line)
