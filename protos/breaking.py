@@ -78,9 +78,7 @@ def find_breaks(repository: Path, commit: str) -> list[str]:
 
 def _git(repository: Path, *arguments: str) -> bytes:
     """Returns the output of git; nothing when it fails, such as outside a repository."""
-    done = subprocess.run(
-        ["git", "-C", str(repository), *arguments], capture_output=True, check=False
-    )
+    done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else b""
 
 

@@ -46,9 +46,7 @@ def build_tree(out: Path) -> None:
     """
     protos = sorted(str(path.relative_to(_ROOT)) for path in _ROOT.glob("starling/**/*.proto"))
     scripts = Path(sysconfig.get_path("scripts"))
-    plugins = [
-        f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
-    ]
+    plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     outputs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python")]
     outputs += [f"--{kind}_out=quiet:{out}" for kind in ("mypy", "mypy_grpc")]
     compiler = [sys.executable, "-m", "grpc_tools.protoc", f"-I{_ROOT}"]

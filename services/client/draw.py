@@ -92,9 +92,7 @@ def get_class_colour(index: int) -> Colour:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def _draw_box(
-    canvas: U8Image, corners: npt.NDArray[np.generic], text: str, colour: Colour, pen: _Pen
-) -> None:
+def _draw_box(canvas: U8Image, corners: npt.NDArray[np.generic], text: str, colour: Colour, pen: _Pen) -> None:
     height, width = canvas.shape[:2]
     limits = np.array([width, height, width, height]) - 1
     x0, y0, x1, y1 = (int(v) for v in np.clip(np.rint(corners), (0, pen.ceiling, 0, 0), limits))
@@ -106,9 +104,7 @@ def _draw_box(
     top = top if top >= pen.ceiling else min(y0, height - text_height - 2 * pen.margin)
     left = max(0, min(x0, width - text_width - 2 * pen.margin))
     bottom = top + text_height + 2 * pen.margin
-    cv2.rectangle(
-        canvas, (left, top), (left + text_width + 2 * pen.margin, bottom), colour, cv2.FILLED
-    )
+    cv2.rectangle(canvas, (left, top), (left + text_width + 2 * pen.margin, bottom), colour, cv2.FILLED)
     _write(canvas, text, (left + pen.margin, bottom - pen.margin), _BLACK, pen)
 
 

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: arguments after the program's name; those of the process when None.
+
     Returns:
         What the command returned; 2 for a wrong command line, 1 for a failure that was explained,
         130 after Ctrl-C, 141 when the reader of the output went away.

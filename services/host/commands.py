@@ -36,7 +36,7 @@ class Command:
             AttributeError: the module has no such function.
         """
         module, _, function = self.target.partition(":")
-        return cast(Main, getattr(import_module(module), function))
+        return cast("Main", getattr(import_module(module), function))
 
     def read_summary(self) -> str:
         """Returns the docstring's first line without importing the module; "" when unknown."""

@@ -62,9 +62,7 @@ class WireError(NamedTuple):
     details: bytes
 
 
-def encode_error(
-    error: BaseException, *, new_incident: Callable[[], str] = lambda: secrets.token_hex(4)
-) -> WireError:
+def encode_error(error: BaseException, *, new_incident: Callable[[], str] = lambda: secrets.token_hex(4)) -> WireError:
     """Returns the status that tells a caller about `error`.
 
     An error with the words `status` and `reason` travels with its text and its facts; a

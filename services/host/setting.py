@@ -34,9 +34,7 @@ class _Meta:
 
 
 @overload
-def setting(
-    *, help: str, metavar: str | None = None, check: Callable[[Any], str | None] | None = None
-) -> Any: ...
+def setting(*, help: str, metavar: str | None = None, check: Callable[[Any], str | None] | None = None) -> Any: ...
 @overload
 def setting(
     default: T,
@@ -48,7 +46,7 @@ def setting(
 def setting(
     default: Any = dataclasses.MISSING,
     *,
-    help: str,
+    help: str,  # noqa: A002  # the word of argparse, known to every reader
     metavar: str | None = None,
     check: Callable[[Any], str | None] | None = None,
 ) -> Any:

@@ -37,16 +37,16 @@ __all__ = [
 S = TypeVar("S", bound=Settings)
 
 
-def read_settings(
-    cls: type[S], argv: Sequence[str], environ: Mapping[str, str], *, prog: str, description: str
-) -> S:
+def read_settings(cls: type[S], argv: Sequence[str], environ: Mapping[str, str], *, prog: str, description: str) -> S:
     """Returns the settings that flags, environment and defaults give, flags first.
 
     Args:
         cls: a frozen dataclass whose fields are declared with `setting`, with `env_prefix`.
         argv: arguments after the command's name.
         environ: environment; only `STARLING_<env_prefix>_*` is read, and unknown names are refused.
-        prog, description: for `--help`, which prints and exits with 0.
+        prog: how the command is called, for `--help` and errors.
+        description: what it does, for `--help`, which prints and exits with 0.
+
     Raises:
         SettingsError: lists every unknown, missing, malformed or contradictory setting.
         SystemExit: after `--help`.
@@ -84,9 +84,7 @@ def read_settings(
     return settings
 
 
-def _unknown_variables(
-    infos: Sequence[SettingInfo], environ: Mapping[str, str], prefix: str
-) -> list[Problem]:
+def _unknown_variables(infos: Sequence[SettingInfo], environ: Mapping[str, str], prefix: str) -> list[Problem]:
     known = [info.variable for info in infos]
     problems = []
     for name in sorted(environ):
@@ -97,9 +95,7 @@ def _unknown_variables(
     return problems
 
 
-def _pick(
-    info: SettingInfo, flag_texts: list[str] | None, environ: Mapping[str, str]
-) -> tuple[list[str] | None, str]:
+def _pick(info: SettingInfo, flag_texts: list[str] | None, environ: Mapping[str, str]) -> tuple[list[str] | None, str]:
     """Returns the texts of one setting and where they came from; no texts means: not given."""
     if flag_texts is not None:
         return flag_texts if info.type.is_list else flag_texts[-1:], info.flag

@@ -41,9 +41,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_every_proto_follows_the_rules_and_every_element_has_a_comment() -> None:
-    done = subprocess.run(
-        [BUF, "lint"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([BUF, "lint"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -70,9 +70,7 @@ def test_a_read_only_or_strided_frame_is_drawn_on_too() -> None:
     assert draw_detections(frame, BOX, [0.9], [0], []).any()
 
 
-@pytest.mark.parametrize(
-    "frame", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
-)
+@pytest.mark.parametrize("frame", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_a_frame_that_is_none_is_refused(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected a uint8\[H, W, 3\] frame"):
         draw_detections(frame, BOX, [0.9], [0], [])

@@ -61,9 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.mark.parametrize("argv", [(), ("--help",), ("-h",), ("help",)])
-def test_help_lists_every_command(
-    run: Run, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_lists_every_command(run: Run, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*argv) == 0
     text = capsys.readouterr().out
     assert "  fine       `starling` lists its commands, runs one" in text
@@ -72,9 +70,7 @@ def test_help_lists_every_command(
     assert "starling call nanodet --input frame=@photo.jpg" in text
 
 
-def test_a_command_gets_its_arguments_and_its_status_is_returned(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_gets_its_arguments_and_its_status_is_returned(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fine", "--x", "1") == 3
     assert capsys.readouterr().out == "ran --x 1\n"
 
@@ -119,9 +115,7 @@ def test_a_reader_that_goes_away_is_not_a_traceback() -> None:
         "cli.find_commands = lambda: {'spam': Command('spam', '__main__:run')}\n"
         "sys.exit(cli.main(['spam']))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.readline()
@@ -152,7 +146,5 @@ def test_the_overview_imports_no_command_and_no_grpc() -> None:
         "heavy = {'grpc', 'google.protobuf', 'numpy', 'cv2', 'rich', 'engines', 'mesh'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20)
     assert (done.returncode, done.stderr) == (0, "")

@@ -47,9 +47,7 @@ class Sample:
 
 
 def read(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Sample:
-    return read_settings(
-        Sample, argv, environ or {}, prog="starling sample", description="A sample."
-    )
+    return read_settings(Sample, argv, environ or {}, prog="starling sample", description="A sample.")
 
 
 def problems(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> list[str]:
@@ -112,8 +110,7 @@ def test_all_problems_are_reported_together() -> None:
     assert found == [
         "command line: found '--queue-mx'; no such setting; did you mean --queue-max?",
         "command line: found '3'; no such setting; see `starling sample --help` for the flags",
-        "STARLING_SAMPLE_WARM_UPP: found '1'; no such setting; "
-        "did you mean STARLING_SAMPLE_WARM_UP?",
+        "STARLING_SAMPLE_WARM_UPP: found '1'; no such setting; did you mean STARLING_SAMPLE_WARM_UP?",
         "--repository: it is required; give --repository DIR or set STARLING_SAMPLE_REPOSITORY",
         "--tier: found 'moon'; expected one of edge, cloud",
         "--grpc: found '8001'; '8001' has no port; expected HOST:PORT such as 127.0.0.1:8001",

@@ -1,0 +1,75 @@
+"""How a client is connected: limits, keepalive, and what the two clients share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .codec import MESSAGE_BYTES_MAX
+from .errors import InvalidInput
+
+Metadata = Sequence[tuple[str, str]]
+
+PREDICT = "/starling.predict.v1.PredictService/Predict"
+PREDICT_STREAM = "/starling.predict.v1.PredictService/PredictStream"
+
+CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # A robot that drives out of radio range must notice: unacknowledged bytes or pings end the
+    # connection after 5 s. Pings only while a call waits, so an idle robot stays silent.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # Back in range: try often. The defaults wait up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Trying again is the caller's decision, see RetryPolicy.
+    ("grpc.enable_retries", 0),
+    # Every client has its own connection, so one client's reconnecting never delays another's.
+    ("grpc.use_local_subchannel_pool", 1),
+    # The mesh is near; a proxy that the environment names for the web is not on the way to it.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def pass_bytes(data: bytes) -> bytes:
+    """Returns the bytes as they are: the codec has written them, or will read them."""
+    return data
+
+
+def check_target(target: str) -> str:
+    """Returns the target if a channel can be made for it.
+
+    Raises:
+        InvalidInput: it is empty or no text.
+    """
+    if not isinstance(target, str) or not target.strip():
+        raise InvalidInput(f"target is {target!r}; expected HOST:PORT such as 127.0.0.1:50051")
+    return target.strip()
+
+
+def check_deadline(deadline_s: float) -> float:
+    """Returns the deadline if a call can have it.
+
+    Raises:
+        InvalidInput: it is not a number of seconds above 0.
+    """
+    if not (isinstance(deadline_s, (int, float)) and math.isfinite(deadline_s) and deadline_s > 0):
+        raise InvalidInput(f"deadline_s is {deadline_s!r}; expected a number of seconds above 0")
+    return float(deadline_s)
+
+
+def build_metadata(agent_id: str) -> Metadata:
+    """Returns the headers of every call; the gateway keeps an agent's calls together by them.
+
+    Raises:
+        InvalidInput: the id cannot stand in a header.
+    """
+    if not agent_id:
+        return ()
+    if not (agent_id.isascii() and agent_id.isprintable() and agent_id == agent_id.strip()):
+        raise InvalidInput(f"agent_id is {agent_id!r}; expected printable ASCII")
+    return (("x-agent-id", agent_id),)

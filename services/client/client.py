@@ -1,0 +1,213 @@
+"""The blocking client, for threads and scripts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from starling.predict.v1 import model_service_pb2 as pb
+from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
+
+from .channel import (
+    CHANNEL_OPTIONS,
+    PREDICT,
+    build_metadata,
+    check_deadline,
+    check_target,
+    pass_bytes,
+)
+from .codec import decode_response, encode_request
+from .errors import StarlingError, Unavailable
+from .models import ModelInfo, read_model
+from .retry import RetryPolicy
+from .status import translate_rpc_error
+from .values import Array, Prediction, Request
+
+
+class Client:
+    """A connection to a gateway or a node. Thread-safe; connects with the first call.
+
+    >>> with Client("127.0.0.1:50051") as client:                           # doctest: +SKIP
+    ...     client.predict("nanodet", {"frame": frame[None]}, deadline_s=0.1)["boxes"]
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        agent_id: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        """Prepares the connection; nothing is sent yet.
+
+        Args:
+            target: `HOST:PORT` of a gateway or a node, or any gRPC target.
+            agent_id: who calls; the gateway sends calls of one agent to the same node if it can.
+            credentials: for TLS; plain text without them.
+            retry: when to try again; never without it.
+
+        Raises:
+            InvalidInput: the target or the agent's id cannot be used.
+        """
+        self._target = check_target(target)
+        self._metadata = build_metadata(agent_id)
+        self._retry = retry
+        self._rng = Random()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(self._target, CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self._target, credentials, CHANNEL_OPTIONS)
+        # Bytes in, bytes out: the codec decides about copies and about malformed replies.
+        self._predict = self._channel.unary_unary(PREDICT, pass_bytes, pass_bytes)
+        self._models = ModelServiceStub(self._channel)
+
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float = 1.0,
+        version: int = 0,
+        outputs: Sequence[str] = (),
+        request_id: str = "",
+        stream_id: str = "",
+        sequence: int = 0,
+        priority: int = 0,
+        budget_s: float | None = None,
+    ) -> Prediction:
+        """Returns the model's answer.
+
+        Args:
+            model: name as in the repository.
+            inputs: every input of the model by name; dimension 0 is the batch.
+            deadline_s: seconds for the whole call, retries included.
+            version: version to run; 0 means the highest one that is loaded.
+            outputs: names of the outputs wanted; empty means all.
+            request_id: echoed in the answer.
+            stream_id: stream that the request belongs to, such as one camera.
+            sequence: position in the stream.
+            priority: 0 to 3; larger is more urgent.
+            budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
+
+        Raises:
+            StarlingError: a subclass says what went wrong, see `services.client.errors`.
+        """
+        request = Request(
+            model=model,
+            inputs=inputs,
+            version=version,
+            outputs=tuple(outputs),
+            request_id=request_id,
+            stream_id=stream_id,
+            sequence=sequence,
+            priority=priority,
+            budget_s=budget_s,
+        )
+        return self.send(request, deadline_s=deadline_s)
+
+    def send(self, request: Request, *, deadline_s: float = 1.0) -> Prediction:
+        """Returns the answer to a request; raises what `predict` raises."""
+        data = encode_request(request)
+        end_s = time.monotonic() + check_deadline(deadline_s)
+        attempt = 1
+        while True:
+            start_s = time.monotonic()
+            try:
+                reply = self._call(self._predict, data, max(end_s - start_s, 1e-6))
+                break
+            except StarlingError as error:
+                left_s = end_s - time.monotonic()
+                wait_s = self._get_wait_s(error, attempt, left_s)
+                if wait_s is None:
+                    raise
+            time.sleep(wait_s)
+            attempt += 1
+        return decode_response(reply, round((time.monotonic() - start_s) * 1e6))
+
+    def models(self, name: str = "", *, deadline_s: float = 5.0) -> tuple[ModelInfo, ...]:
+        """Returns every model version of the node, by name and version; only one name if given."""
+        reply = self._call(self._models.ListModels, pb.ListModelsRequest(name=name), deadline_s)
+        return tuple(read_model(model) for model in reply.models)
+
+    def model(self, name: str, version: int = 0, *, deadline_s: float = 5.0) -> ModelInfo:
+        """Returns one model version; 0 means the highest one that is ready, else the highest one.
+
+        Raises:
+            ModelNotFound: the node has no such version.
+        """
+        request = pb.GetModelRequest(name=name, version=version)
+        return read_model(self._call(self._models.GetModel, request, deadline_s).model)
+
+    def load(self, name: str, version: int = 0, *, deadline_s: float = 120.0) -> ModelInfo:
+        """Loads and warms up a model version; returns when it serves. 0 means the highest one.
+
+        Raises:
+            ModelNotFound: the node has no such version.
+            FailedPrecondition: it cannot be loaded, such as when it is corrupt.
+        """
+        request = pb.LoadModelRequest(name=name, version=version)
+        return read_model(self._call(self._models.LoadModel, request, deadline_s).model)
+
+    def unload(self, name: str, version: int = 0, *, deadline_s: float = 30.0) -> tuple[ModelInfo, ...]:
+        """Drains and frees a model version, or every version when it is 0; returns those."""
+        request = pb.UnloadModelRequest(name=name, version=version)
+        reply = self._call(self._models.UnloadModel, request, deadline_s)
+        return tuple(read_model(model) for model in reply.models)
+
+    def wait_until_connected(self, *, deadline_s: float = 10.0) -> None:
+        """Waits for a connection.
+
+        Raises:
+            Unavailable: there is none by the deadline.
+        """
+        try:
+            grpc.channel_ready_future(self._channel).result(check_deadline(deadline_s))
+        except grpc.FutureTimeoutError:
+            text = f"cannot reach {self._target} within {deadline_s:g} s; check that it is up"
+            raise Unavailable(text) from None
+
+    def close(self) -> None:
+        """Ends the connection and every call on it."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Returns the client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the client."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Returns the client as an operator reads it."""
+        retry = "" if self._retry is None else f" {self._retry}"
+        return f"<Client {self._target}{retry}>"
+
+    def _get_wait_s(self, error: StarlingError, attempt: int, left_s: float) -> float | None:
+        if self._retry is None:
+            return None
+        return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng)
+
+    def _call(self, method: Any, request: object, deadline_s: float) -> Any:
+        """Returns the reply of one unary call.
+
+        Raises:
+            StarlingError: for every way in which gRPC fails.
+        """
+        deadline_s = check_deadline(deadline_s)
+        try:
+            return method(request, timeout=deadline_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise translate_rpc_error(error, target=self._target, deadline_s=deadline_s) from error
+        except ValueError as error:  # what grpcio raises on a closed channel
+            raise Unavailable(f"the client for {self._target} is closed: {error}") from error

@@ -1,0 +1,114 @@
+"""The values that go in and come out of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import StarlingError
+from .status import build_error
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """One question to a model.
+
+    Attributes:
+        model: name as in the repository.
+        inputs: every input of the model by name; dimension 0 is the batch. Borrowed until sent.
+        version: version to run; 0 means the highest one that is loaded.
+        outputs: names of the outputs wanted; empty means all.
+        request_id: echoed in the answer; may be empty.
+        stream_id: stream that it belongs to, such as one camera; may be empty.
+        sequence: position in the stream.
+        priority: 0 to 3; larger is more urgent.
+        budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
+    """
+
+    model: str
+    inputs: Mapping[str, Array]
+    version: int = 0
+    outputs: tuple[str, ...] = ()
+    request_id: str = ""
+    stream_id: str = ""
+    sequence: int = 0
+    priority: int = 0
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Prediction:
+    """One answer.
+
+    Attributes:
+        model: model that answered.
+        version: version that answered, >= 1.
+        outputs: arrays by name, read-only views of the received bytes.
+        request_id: that of the request.
+        node: node that answered.
+        queue_us: arrival at the node to start of the engine, in microseconds.
+        compute_us: engine and post-processing of the whole batch, in microseconds.
+        total_us: arrival at the node to its answer, in microseconds.
+        batch_size: rows in the batch that the request was part of.
+        round_trip_us: time of the whole call as seen from here, in microseconds.
+    """
+
+    model: str
+    version: int
+    outputs: Mapping[str, Array]
+    request_id: str = ""
+    node: str = ""
+    queue_us: int = 0
+    compute_us: int = 0
+    total_us: int = 0
+    batch_size: int = 0
+    round_trip_us: int = 0
+
+    def __getitem__(self, name: str) -> Array:
+        """Returns one output.
+
+        Raises:
+            KeyError: names the outputs that there are.
+        """
+        if name not in self.outputs:
+            raise KeyError(f"no output {name!r}; there are {', '.join(self.outputs) or 'none'}")
+        return self.outputs[name]
+
+    def __repr__(self) -> str:
+        """Returns the answer as an operator reads it: shapes and times, not the arrays."""
+        shapes = " ".join(f"{name}:{array.dtype}{list(array.shape)}" for name, array in self.outputs.items())
+        return (
+            f"<Prediction {self.model}:{self.version} node={self.node} {shapes} "
+            f"batch={self.batch_size} queue={self.queue_us}us compute={self.compute_us}us "
+            f"total={self.total_us}us round_trip={self.round_trip_us}us>"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionError:
+    """A refusal inside a stream; the stream goes on.
+
+    Attributes:
+        status: canonical gRPC status name.
+        reason: stable word, such as `QUEUE_FULL`.
+        message: what was found, what was expected, what to do.
+        retry_delay_s: seconds to wait before trying again; None means: do not try this again.
+        request_id: that of the request.
+        round_trip_us: time from sending the request to the refusal, in microseconds.
+    """
+
+    status: str
+    reason: str
+    message: str
+    retry_delay_s: float | None = None
+    request_id: str = ""
+    round_trip_us: int = 0
+
+    def to_error(self) -> StarlingError:
+        """Returns the error that a single call would have raised."""
+        return build_error(self.status, self.message, reason=self.reason, retry_delay_s=self.retry_delay_s)
