@@ -28,7 +28,7 @@ from .errors import Cancelled, StarlingError, Unavailable
 from .models import ModelInfo, read_model
 from .retry import RetryPolicy
 from .status import translate_rpc_error
-from .stream import run_stream
+from .stream import lost_while_writing, run_stream
 from .values import Array, Prediction, PredictionError, Request
 
 
@@ -138,6 +138,9 @@ class AsyncClient:
                 async for answer in answers:
                     yield answer
         except grpc.RpcError as error:
+            if lost_while_writing(error):
+                text = f"{self._target} ended the stream while a request was written; open it again"
+                raise Unavailable(text) from error
             raise self._translate(error, limit_s or 0.0) from error
         except grpc.aio.UsageError as error:
             raise self._explain_closed(error) from error

@@ -88,7 +88,7 @@ def translate_rpc_error(error: grpc.RpcError, *, target: str, deadline_s: float)
             retry_delay_s=retry_delay_s,
         )
     if status == "DEADLINE_EXCEEDED":
-        text = f"no answer from {target} within {deadline_s:g} s; allow more time or send less"
+        text = f"no answer from {target} within {deadline_s:.3g} s; allow more time or send less"
         return build_error(status, text, reason="DEADLINE_PASSED")
     if status == "UNAVAILABLE":
         text = f"cannot reach {target}: {text}; check the address and that it is up"

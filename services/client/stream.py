@@ -52,6 +52,15 @@ async def run_stream(
         await asyncio.gather(writer, return_exceptions=True)
 
 
+def lost_while_writing(error: grpc.RpcError) -> bool:
+    """Returns whether the peer ended the call in the middle of a write.
+
+    grpcio then replaces the peer's status with this one of its own, so why it ended is lost.
+    """
+    call: Any = error
+    return bool(call.code() is grpc.StatusCode.INTERNAL and call.details() == "Internal error from Core")
+
+
 async def _write(call: Any, requests: AsyncIterable[Request], room: asyncio.Semaphore, sent_s: deque[float]) -> None:
     """Sends every request; when one cannot be made, ends the call, so that the reader wakes up."""
     try:

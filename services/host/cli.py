@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after Ctrl-C, 141 when the reader of the output went away.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # gRPC's core writes to stderr by itself, also when a peer merely leaves; read once, at its import.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         status = _run(arguments, find_commands())
         sys.stdout.flush()
