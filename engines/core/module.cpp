@@ -284,7 +284,8 @@ NB_MODULE(_core, m) {
             for (const auto& model : r.models()) out.append(describe(*model));
             return out;
           },
-          "One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.")
+          "One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.",
+           nb::sig("def models(self) -> list[dict[str, typing.Any]]"))
       .def("infer", &infer, "name"_a, "version"_a, "inputs"_a, "timeout_s"_a = 1.0,
            "Runs one request through the model's queue and waits. Borrows the inputs, returns owned arrays.\n"
            "version 0 is the highest. Releases the GIL. Raises the errors of engines.errors.");

@@ -21,9 +21,7 @@ _DESCRIPTION = (
 
 def main(argv: Sequence[str]) -> int:
     """Runs a node until SIGTERM or SIGINT; returns 0 when every admitted request was answered."""
-    settings = read_settings(
-        NodeSettings, argv, os.environ, prog="starling node", description=_DESCRIPTION
-    )
+    settings = read_settings(NodeSettings, argv, os.environ, prog="starling node", description=_DESCRIPTION)
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,

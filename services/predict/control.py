@@ -45,8 +45,7 @@ class Method:
             message.ParseFromString(payload)
         except DecodeError as error:
             raise MalformedMessage(
-                f"malformed {self.request.DESCRIPTOR.full_name}: {error}; "
-                "send a message made from our protos"
+                f"malformed {self.request.DESCRIPTOR.full_name}: {error}; send a message made from our protos"
             ) from error
         return self.run(message).SerializeToString()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from starling.predict.v1 import model_service_pb2 as pb
+from starling.predict.v1 import predict_service_pb2  # registers what reflection describes
 
 from services.predict.control import Method
 from services.predict.model_service import ModelService
 from services.predict.models import NodeModels
 from services.predict.reflection import Reflection
-from starling.predict.v1 import model_service_pb2 as pb
-from starling.predict.v1 import predict_service_pb2  # registers what reflection describes
 
 _MODEL_SERVICE = "starling.predict.v1.ModelService"
 _REFLECTION_SERVICES = (

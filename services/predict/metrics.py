@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import (
@@ -41,14 +41,10 @@ class NodeCollector(Collector):
         calls = GaugeMetricFamily("starling_calls_in_flight", "gRPC calls that are not answered yet")
         calls.add_metric((), stats["calls_in_flight"])
         yield calls
-        malformed = CounterMetricFamily(
-            "starling_malformed_requests", "Predict messages that could not be parsed"
-        )
+        malformed = CounterMetricFamily("starling_malformed_requests", "Predict messages that could not be parsed")
         malformed.add_metric((), stats["malformed"])
         yield malformed
-        unknown = CounterMetricFamily(
-            "starling_unknown_model_requests", "Requests for a version that is not loaded"
-        )
+        unknown = CounterMetricFamily("starling_unknown_model_requests", "Requests for a version that is not loaded")
         unknown.add_metric((), stats["model_not_found"])
         yield unknown
 
@@ -57,7 +53,7 @@ def _labels(model: Mapping[str, Any]) -> tuple[str, str]:
     return model["name"], str(model["version"])
 
 
-def _histograms(models: list[Mapping[str, Any]]) -> Iterator[Metric]:
+def _histograms(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     for key, (name, text) in _HISTOGRAMS.items():
         family = HistogramMetricFamily(name, text, labels=_LABELS)
         for model in models:
@@ -73,7 +69,7 @@ def _seconds(upper_us: int) -> str:
     return repr((upper_us + 0.5) / 1e6)
 
 
-def _counters(models: list[Mapping[str, Any]]) -> Iterator[Metric]:
+def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "starling_requests", "Finished requests by reason, OK when answered", labels=(*_LABELS, "reason")
     )
@@ -94,7 +90,7 @@ def _counters(models: list[Mapping[str, Any]]) -> Iterator[Metric]:
     yield from (requests, rows, runs, late, queued)
 
 
-def _triton(models: list[Mapping[str, Any]]) -> Iterator[Metric]:
+def _triton(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     def family(name: str, text: str) -> GaugeMetricFamily:
         # Triton's counters have no `_total` suffix, which the client library adds to counters.
         return GaugeMetricFamily(name, text, labels=_LABELS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engines import TensorConfig
-from services.predict.models import ModelStatus, NodeModels
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.tensor.v1 import tensor_pb2
+
+from engines import TensorConfig
+from services.predict.models import ModelStatus, NodeModels
 
 
 class ModelService:
@@ -21,15 +22,11 @@ class ModelService:
 
     def get_model(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         """Returns one version."""
-        return pb.GetModelResponse(
-            model=to_message(self._models.get(request.name, request.version))
-        )
+        return pb.GetModelResponse(model=to_message(self._models.get(request.name, request.version)))
 
     def load_model(self, request: pb.LoadModelRequest) -> pb.LoadModelResponse:
         """Loads a version and returns when it serves."""
-        return pb.LoadModelResponse(
-            model=to_message(self._models.load(request.name, request.version))
-        )
+        return pb.LoadModelResponse(model=to_message(self._models.load(request.name, request.version)))
 
     def unload_model(self, request: pb.UnloadModelRequest) -> pb.UnloadModelResponse:
         """Drains and frees a version."""
@@ -48,9 +45,7 @@ def to_message(status: ModelStatus) -> pb.Model:
     )
     if status.config is not None:
         message.inputs.extend(_spec(t, ()) for t in status.config.inputs)
-        message.outputs.extend(
-            _spec(t, status.labels if t.label_filename else ()) for t in status.config.outputs
-        )
+        message.outputs.extend(_spec(t, status.labels if t.label_filename else ()) for t in status.config.outputs)
         message.max_batch_size = status.config.max_batch_size
         message.batch_buckets.extend(status.config.buckets)
     if status.native is not None:

@@ -175,16 +175,12 @@ class NodeModels:
     ) -> ModelStatus:
         key = (name, version)
         native = ready.get(key)
-        state, message = self._states.get(
-            key, (State.READY if native is not None else State.AVAILABLE, "")
-        )
+        state, message = self._states.get(key, (State.READY if native is not None else State.AVAILABLE, ""))
         if error is None:
             try:
                 found = self._repository.find(name, version)
                 labels = self._repository.labels(name)
-                return ModelStatus(
-                    name, version, state, message, found.config, labels, found.manifest.license, native
-                )
+                return ModelStatus(name, version, state, message, found.config, labels, found.manifest.license, native)
             except EngineError as problem:
                 error = problem
         # What is loaded keeps serving even when its files have gone bad since.

@@ -85,9 +85,7 @@ class NodeProcess:
         ProcessCollector(registry=collectors)
         GCCollector(registry=collectors)
         try:
-            metrics, _ = start_http_server(
-                settings.metrics.port, addr=settings.metrics.host, registry=collectors
-            )
+            metrics, _ = start_http_server(settings.metrics.port, addr=settings.metrics.host, registry=collectors)
         except OSError as error:
             raise NodeStartError(
                 f"metrics address {settings.metrics} cannot be bound: {error.strerror}; "
@@ -110,8 +108,7 @@ class NodeProcess:
             raise NodeStartError("; ".join(str(error) for error in errors))
         if not loaded:
             raise NodeStartError(
-                f"repository {self._settings.repository} has no model; "
-                "fetch one with `starling models pull nanodet`"
+                f"repository {self._settings.repository} has no model; fetch one with `starling models pull nanodet`"
             )
 
     def _announce(self, metrics_port: int) -> None:

@@ -23,9 +23,7 @@ class Reflection:
 
     def answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
         """Returns the response to one message of the reflection stream; unknown names are in the response."""
-        response = pb.ServerReflectionResponse(
-            valid_host=request.host, original_request=request
-        )
+        response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
         kind = request.WhichOneof("message_request")
         try:
             if kind == "list_services":
@@ -34,9 +32,7 @@ class Reflection:
             elif kind == "file_by_filename":
                 self._add(response, self._pool.FindFileByName(request.file_by_filename))
             elif kind == "file_containing_symbol":
-                self._add(
-                    response, self._pool.FindFileContainingSymbol(request.file_containing_symbol)
-                )
+                self._add(response, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
             else:
                 raise KeyError(f"{kind or 'an empty request'}; our messages have no extensions")
         except KeyError as error:

@@ -42,15 +42,9 @@ class NodeSettings:
     model: tuple[str, ...] = setting(
         (), help="model to load, repeatable; all of the repository when absent", metavar="NAME"
     )
-    grace_s: float = setting(
-        10.0, help="seconds that admitted requests get to finish on SIGTERM", check=above(0)
-    )
-    message_mib_max: int = setting(
-        64, help="largest gRPC message in MiB; ten 1080p frames fit", check=between(1, 1024)
-    )
-    streams_max: int = setting(
-        1024, help="concurrent calls of one connection", check=between(1, 100_000)
-    )
+    grace_s: float = setting(10.0, help="seconds that admitted requests get to finish on SIGTERM", check=above(0))
+    message_mib_max: int = setting(64, help="largest gRPC message in MiB; ten 1080p frames fit", check=between(1, 1024))
+    streams_max: int = setting(1024, help="concurrent calls of one connection", check=between(1, 100_000))
 
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts: one port cannot serve two protocols."""

@@ -84,7 +84,7 @@ NB_MODULE(_dataplane, m) {
             out["draining"] = s.node().draining();
             return out;
           },
-          "Counters of the server as a dict.")
+          "Counters of the server.", nb::sig("def stats(self) -> dict[str, int]"))
       .def("__repr__", [](const Server& s) {
         return "<Server " + s.node().name() + " port=" + std::to_string(s.port()) +
                " calls=" + std::to_string(s.node().calls()) + ">";

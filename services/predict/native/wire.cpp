@@ -67,7 +67,10 @@ bool Reader::advance(std::uint64_t n, Spans* out) {
 
 bool Reader::bytes(Spans& out, std::uint64_t& size) {
   out.clear();
-  return length(size) && advance(size, &out);
+  if (length(size) && advance(size, &out)) return true;
+  out.clear();
+  size = 0;
+  return false;
 }
 
 bool Reader::text(std::string& out, std::size_t max_size) {

@@ -1,0 +1,80 @@
+"""Native engines: models, queues and batches. See engines/README.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from numpy.typing import NDArray
+
+
+class TensorSpec:
+    """
+    A name, an element type and the dimensions behind the batch; -1 is any size.
+    """
+
+    def __init__(self, name: str, data_type: str, dims: Sequence[int]) -> None:
+        """data_type is a name such as "UINT8" or "FP32"."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def data_type(self) -> str: ...
+
+    @property
+    def dims(self) -> list[int]: ...
+
+    def __repr__(self) -> str: ...
+
+class ModelConfig:
+    """Everything needed to load one model version."""
+
+    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0) -> None:
+        """
+        buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms".
+        """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class ModelRegistry:
+    """The loaded model versions of this process. Thread-safe."""
+
+    def __init__(self) -> None: ...
+
+    def load(self, config: ModelConfig) -> None:
+        """
+        Compiles, warms up and publishes a version; replaces a loaded one. Releases the GIL.
+
+        Raises InvalidConfig, CorruptModel, EngineFailed or Draining of engines.errors.
+        """
+
+    def unload(self, name: str, version: int, grace_s: float = 5.0) -> bool:
+        """
+        Drains and frees a version; False when it was not loaded. Releases the GIL.
+        """
+
+    def drain(self, grace_s: float = 5.0) -> int:
+        """
+        Drains everything for good; returns admitted requests that got no answer. Releases the GIL.
+        """
+
+    def set_available(self, names: Sequence[str]) -> None:
+        """
+        Names this process could load, so that a refusal can tell "not loaded" from "unknown".
+        """
+
+    def models(self) -> list[dict[str, Any]]:
+        """
+        One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.
+        """
+
+    def infer(self, name: str, version: int, inputs: Mapping[str, Annotated[NDArray, dict(order='C', device='cpu', writable=False)]], timeout_s: float = 1.0) -> dict[str, NDArray]:
+        """
+        Runs one request through the model's queue and waits. Borrows the inputs, returns owned arrays.
+        version 0 is the highest. Releases the GIL. Raises the errors of engines.errors.
+        """

@@ -1,0 +1,63 @@
+"""The native gRPC server of a node. See services/predict/README.md."""
+
+from collections.abc import Mapping
+
+import engines._core
+
+
+class ControlCall:
+    """One message of a method that Python serves. Answer it once."""
+
+    @property
+    def method(self) -> str:
+        """Full name, "/package.Service/Method"."""
+
+    @property
+    def message(self) -> bytes:
+        """Serialised request. Copies."""
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds left when it arrived."""
+
+    def reply(self, response: bytes) -> None:
+        """Sends a serialised response. Copies; releases the GIL."""
+
+    def fail(self, code: int, message: str, details: bytes = ...) -> None:
+        """
+        Ends the call with a canonical status code and serialised google.rpc.Status details.
+        """
+
+    def __repr__(self) -> str: ...
+
+class Server:
+    """
+    Serves PredictService natively and hands other methods to next_call(). Thread-safe.
+    """
+
+    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024) -> None:
+        """
+        methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.
+        """
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+
+    def set_serving(self, serving: bool) -> None:
+        """Sets grpc.health.v1 for every service."""
+
+    def next_call(self, timeout_s: float) -> ControlCall | None:
+        """
+        Returns the next ControlCall, or None after the timeout. Releases the GIL.
+        """
+
+    def drain(self, grace_s: float) -> int:
+        """
+        Refuses new requests, answers admitted ones, closes; returns the calls cut off. Releases the GIL.
+        """
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the server."""
+
+    def __repr__(self) -> str: ...

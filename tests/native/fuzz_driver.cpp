@@ -1,0 +1,117 @@
+// Drives the fuzz entry point without libFuzzer: mutates valid requests for a bounded time, seeded and replayable.
+// usage: fuzz_wire [--seconds N] [--seed N] | fuzz_wire FILE...
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "predict_codec.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
+
+namespace {
+
+using starling::wire::Writer;
+using Bytes = std::vector<std::uint8_t>;
+using Rng = std::mt19937_64;
+
+Bytes valid_request(Rng& rng) {
+  Writer request;
+  request.text(1, "nanodet");
+  request.varint(2, rng() % 3);
+  request.text(3, "id");
+  for (std::uint64_t i = 0; i < 1 + rng() % 3; ++i) {
+    Writer tensor;
+    tensor.text(1, "frame");
+    tensor.varint(2, rng() % 15);
+    tensor.packed(3, {1, static_cast<std::int64_t>(rng() % 5), 3});
+    tensor.text(4, std::string(rng() % 40, 'p'));
+    request.message(4, tensor);
+  }
+  request.text(5, "boxes");
+  request.text(6, "cam");
+  request.varint(7, rng());
+  request.varint(8, rng() % 5);
+  Writer budget;
+  budget.varint(1, rng() % 3);
+  budget.varint(2, rng() % 1'000'000'000);
+  request.message(9, budget);
+  Writer stream;
+  stream.message(1, request);
+  const bool wrap = rng() % 2 == 0;
+  const auto text = wrap ? stream.str() : request.str();
+  Bytes out(2 + text.size());
+  out[0] = static_cast<std::uint8_t>(wrap);
+  out[1] = static_cast<std::uint8_t>(rng());
+  std::memcpy(out.data() + 2, text.data(), text.size());
+  return out;
+}
+
+void mutate(Bytes& bytes, Rng& rng) {
+  for (std::uint64_t n = rng() % 6; n > 0 && bytes.size() > 2; --n) {
+    const auto at = 2 + rng() % (bytes.size() - 2);
+    const auto place = bytes.begin() + static_cast<std::ptrdiff_t>(at);
+    switch (rng() % 6) {
+      case 0:
+        bytes[at] = static_cast<std::uint8_t>(rng());
+        break;
+      case 1:
+        bytes[at] ^= static_cast<std::uint8_t>(1U << (rng() % 8));
+        break;
+      case 2:
+        bytes.erase(place);
+        break;
+      case 3:
+        bytes.insert(place, static_cast<std::uint8_t>(rng() % 2 == 0 ? 0xFF : 0x80));
+        break;
+      case 4:
+        bytes.resize(at);
+        break;
+      default: {
+        const Bytes again(bytes.begin() + 2, bytes.end());
+        bytes.insert(place, again.begin(), again.end());
+        if (bytes.size() > 4096) bytes.resize(4096);
+      }
+    }
+  }
+}
+
+void run(const Bytes& bytes) {
+  // An allocation of the exact size, so that reading one byte too many is seen.
+  const std::unique_ptr<std::uint8_t[]> exact(new std::uint8_t[bytes.size()]);
+  std::memcpy(exact.get(), bytes.data(), bytes.size());
+  LLVMFuzzerTestOneInput(exact.get(), bytes.size());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  double seconds = 10;
+  std::uint64_t seed = 1;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) {
+      seconds = std::strtod(argv[++i], nullptr);
+    } else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
+      seed = std::strtoull(argv[++i], nullptr, 10);
+    } else {
+      std::ifstream file(argv[i], std::ios::binary);
+      run(Bytes{std::istreambuf_iterator<char>(file), {}});
+      return 0;
+    }
+  }
+  Rng rng(seed);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  std::uint64_t runs = 0;
+  while (std::chrono::steady_clock::now() < until) {
+    for (int i = 0; i < 256; ++i, ++runs) {
+      auto bytes = valid_request(rng);
+      mutate(bytes, rng);
+      run(bytes);
+    }
+  }
+  std::printf("fuzz_wire: %llu inputs, seed %llu, no failure\n", static_cast<unsigned long long>(runs),
+              static_cast<unsigned long long>(seed));
+}

@@ -1,0 +1,58 @@
+// Fuzz entry point of the wire parsers: any bytes, cut into any pieces, must parse or be refused with a reason,
+// the same way however they are cut.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+#include "predict_codec.h"
+
+namespace {
+
+void require(bool ok, const char* what) {
+  if (ok) return;
+  std::fprintf(stderr, "fuzz_wire: %s\n", what);
+  std::abort();
+}
+
+// Reads every borrowed byte, so that AddressSanitizer sees a span that leaves the message.
+std::uint64_t touch(const starling::predict::PredictRequestView& view, bool accepted) {
+  std::uint64_t sum = view.model_name.size();
+  for (const auto& input : view.inputs) {
+    std::uint64_t size = 0;
+    for (const auto piece : input.data) {
+      for (const auto byte : piece) sum += byte;
+      size += piece.size();
+    }
+    require(size == input.size_bytes, "a tensor's pieces do not add up to its size");
+    require(!accepted || input.shape.size() <= starling::kMaxRank, "an accepted tensor's rank is over the limit");
+  }
+  return sum;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace starling;
+  if (size < 2) return 0;
+  const bool stream = (data[0] & 1U) != 0;
+  const std::size_t step = 1 + data[1] % 61U;
+  data += 2;
+  size -= 2;
+  // Each piece is its own allocation, as gRPC's slices are.
+  std::vector<std::vector<std::uint8_t>> parts;
+  for (std::size_t at = 0; at < size; at += step) parts.emplace_back(data + at, data + std::min(size, at + step));
+  Spans cut;
+  for (const auto& part : parts) cut.emplace_back(part.data(), part.size());
+  const std::vector<std::uint8_t> copy(data, data + size);
+  const Spans whole{{copy.data(), copy.size()}};
+
+  predict::PredictRequestView a;
+  predict::PredictRequestView b;
+  const auto first = stream ? predict::parse_stream_request(cut, a) : predict::parse_request(cut, a);
+  const auto second = stream ? predict::parse_stream_request(whole, b) : predict::parse_request(whole, b);
+  require(first.message == second.message, "cutting the message changed the verdict");
+  require(touch(a, first.ok()) == touch(b, first.ok()), "cutting the message changed the tensors");
+  require(first.ok() || !first.message.empty(), "a refusal without a reason");
+  if (!first.ok()) require(!predict::encode_details(first, a.request_id).empty(), "a refusal without details");
+  return 0;
+}
