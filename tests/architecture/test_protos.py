@@ -1,10 +1,12 @@
 """The protos: linted, not broken, and the generated tree is that of the protos."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -71,6 +73,18 @@ def test_a_changed_generated_tree_is_noticed(tmp_path: Path) -> None:
         "left_over.py",
         "new.py",
     ]
+
+
+def test_the_wheel_asks_for_the_runtimes_that_the_generated_tree_needs() -> None:
+    stubs = (PROTOS / "gen/starling/predict/v1/predict_service_pb2_grpc.py").read_text("utf-8")
+    messages = (PROTOS / "gen/starling/predict/v1/predict_service_pb2.py").read_text("utf-8")
+    grpcio = re.search(r"GRPC_GENERATED_VERSION = '(.+)'", stubs)
+    protobuf = re.search(r"# Protobuf Python Version: (.+)", messages)
+    assert grpcio is not None
+    assert protobuf is not None
+    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert f"grpcio>={grpcio[1]}" in wanted
+    assert f"protobuf>={protobuf[1]}" in wanted
 
 
 def test_nothing_breaks_the_protos_on_main() -> None:
