@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from engines.runners import Runner, onnxruntime_runner
 
 Array = npt.NDArray[Any]
 Sample = Mapping[str, Array]
@@ -72,7 +73,8 @@ def quantize(
     for node in result.graph.node:
         if node in targets:
             if node.input[0] not in paired:
-                paired[node.input[0]] = _pair(result.graph, nodes, node.input[0], scales[node.input[0]])
+                source = _bounded(result.graph, nodes, node.input[0], scales[node.input[0]])
+                paired[node.input[0]] = _pair(result.graph, nodes, source, scales[node.input[0]])
             weight = numpy_helper.to_array(weights[node.input[1]])
             node.input[1] = _stored_weight(result.graph, nodes, node.input[1], weight)
             node.input[0] = paired[node.input[0]]
@@ -88,15 +90,6 @@ def quantized_share(model: onnx.ModelProto) -> tuple[int, int]:
     weighted = [node for node in model.graph.node if node.op_type in QUANTIZABLE]
     stored = [node for node in weighted if makers.get(node.input[1]) == "DequantizeLinear"]
     return len(stored), len(weighted)
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Returns a single-threaded ONNX Runtime session: the numeric reference of every converter."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -121,11 +114,11 @@ def _activation_scales(
     watched.graph.ClearField("output")
     for name in sorted(names):
         watched.graph.output.append(helper.make_empty_tensor_value_info(name))
-    runner = session(watched)
+    run: Runner = onnxruntime_runner(watched)
     largest = dict.fromkeys(sorted(names), 0.0)
     count = 0
     for sample in samples:
-        for name, value in zip(largest, runner.run(list(largest), dict(sample)), strict=True):
+        for name, value in run(sample).items():
             largest[name] = max(largest[name], _magnitude(value, recipe.coverage))
         count += 1
         if report is not None:
@@ -139,6 +132,22 @@ def _magnitude(value: Array, coverage: float) -> float:
     magnitudes = np.abs(value, dtype=np.float32).ravel()
     at = min(len(magnitudes) - 1, int(len(magnitudes) * coverage))
     return float(np.partition(magnitudes, at)[at])
+
+
+def _bounded(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], name: str, scale: float) -> str:
+    """Returns `name`, clipped to the quantised range where a concatenation makes it.
+
+    OpenVINO (2026.4) moves a quantisation from behind a `Concat` to its inputs and then takes signed values for
+    unsigned ones. Saturating to -127 first changes nothing that matters and keeps the quantisation in its place.
+    """
+    if not any(node.op_type == "Concat" and name in node.output for node in nodes):
+        return name
+    bounds = [
+        _constant(graph, f"{name}.{side}", np.float32(sign * LEVELS * scale))
+        for side, sign in (("least", -1), ("most", 1))
+    ]
+    nodes.append(helper.make_node("Clip", [name, *bounds], [f"{name}.clipped"], name=f"{name}.clipped"))
+    return f"{name}.clipped"
 
 
 def _pair(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], name: str, scale: float) -> str:

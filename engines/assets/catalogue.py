@@ -58,7 +58,6 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
                 "Apache-2.0",
                 _DETECTOR,
                 partial(make_nanodet, size=416),
-                revision=2,
             ),
             Asset(
                 "nanodet-small",
@@ -66,7 +65,6 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
                 "Apache-2.0",
                 _DETECTOR,
                 partial(make_nanodet, size=224, keep_heads=True, larger_size=416),
-                revision=3,
             ),
             Asset(
                 "efficientnet-lite0",
@@ -74,7 +72,6 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
                 "Apache-2.0",
                 (EFFICIENTNET_WEIGHTS, IMAGENET_NAMES, *CALIBRATION_PICTURES),
                 make_efficientnet,
-                revision=2,
             ),
             Asset(
                 "mobilenetv2-embed",

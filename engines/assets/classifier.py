@@ -21,8 +21,9 @@ from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import CALIBRATION_PICTURES, EFFICIENTNET_WEIGHTS, IMAGENET_NAMES, Member
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
-from engines.quantize import Recipe, quantize, quantized_share, session
+from engines.quantize import Recipe, quantize, quantized_share
 from engines.repository import MODEL_NAME, Release
+from engines.runners import RUNTIMES, onnxruntime_runner
 
 VERSION = 1
 CLASSES = 1000
@@ -46,11 +47,13 @@ def make_efficientnet(materials: Materials) -> Release:
         samples = ({"frame": one} for one in _pictures(materials, calibration))
         small = quantize(exact, samples, Recipe(keep=frozenset(_first_convolution(exact))), report=report)
     with materials.progress.step(f"compare {materials.asset} with FP32", len(held_out)) as report:
-        logits = []
-        for runner in (session(exact), session(small)):
-            rows = [runner.run(["logits"], {"frame": one})[0][0] for one in _pictures(materials, held_out)]
-            logits.append(np.stack(rows))
-        cosine, same = compare_rows(*logits)
+        pictures = list(_pictures(materials, held_out))
+        expected, *found = (
+            np.concatenate([run({"frame": one})["logits"] for one in pictures])
+            for run in (onnxruntime_runner(exact), *(build(small) for build in RUNTIMES.values()))
+        )
+        agreement = dict(zip(RUNTIMES, (compare_rows(expected, one) for one in found), strict=True))
+        cosine, same = map(min, zip(*agreement.values(), strict=True))
         report(len(held_out))
     if not cosine >= COSINE_BAR:
         raise QualityTooLow(
@@ -83,6 +86,7 @@ def make_efficientnet(materials: Materials) -> Release:
                 "pictures": len(held_out),
                 "share": round(same, 4),
                 "cosine": round(cosine, 4),
+                **{runtime: {"cosine": one[0], "share": one[1]} for runtime, one in agreement.items()},
                 "bar": COSINE_BAR,
             },
         },

@@ -29,6 +29,7 @@ class GraphBuilder:
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._renamed: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<GraphBuilder {self._name} nodes={len(self._nodes)} constants={len(self._constants)}>"
@@ -39,8 +40,9 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, data_type: int, shape: Shape) -> None:
-        """Declares that `value` is answered as `name`."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
+        """Declares that `value` is answered as `name`; it goes by its old name until `build`."""
+        assert value not in self._renamed, "a value is answered once"
+        self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, data_type, list(shape)))
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
@@ -73,6 +75,10 @@ class GraphBuilder:
 
     def build(self) -> onnx.ModelProto:
         """Returns the model; inconsistent graphs are a bug of the caller and raise onnx's own error."""
+        for node in self._nodes:
+            # An answered value has one name only, so that runtimes cannot report it by another.
+            for names in (node.input, node.output):
+                names[:] = [self._renamed.get(name, name) for name in names]
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, self._constants)
         model = helper.make_model(
             graph,

@@ -20,8 +20,8 @@ from engines.assets.making import Materials
 from engines.assets.packages import RAPTOR_CHECKPOINT
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
-from engines.quantize import session
 from engines.repository import MODEL_NAME, Release
+from engines.runners import RUNTIMES, Runner
 
 VERSION = 1
 OBSERVATION = 22  # position 3, rotation matrix 9, linear velocity 3, angular velocity 3, previous action 4
@@ -52,8 +52,11 @@ def make_raptor(materials: Materials) -> Release:
     except (OSError, KeyError, ValueError) as error:
         raise CorruptModel(f"{RAPTOR_CHECKPOINT.path}: not the expected checkpoint ({error}); pull it again") from error
     with materials.progress.step(f"fly {materials.asset}", len(observations)) as report:
-        error_max = rollout_error(model, observations, actions, initial)
+        errors = {
+            runtime: rollout_error(build(model), observations, actions, initial) for runtime, build in RUNTIMES.items()
+        }
         report(len(observations))
+    error_max = max(errors.values())
     if not error_max <= ERROR_BAR:
         raise QualityTooLow(
             f"{materials.asset}: differs from the shipped roll-out by {error_max:.2e}; expected at most"
@@ -74,6 +77,7 @@ def make_raptor(materials: Materials) -> Release:
                 "what": "largest difference of an action from the checkpoint's own example",
                 "steps": len(observations),
                 "error_max": error_max,
+                **errors,
                 "bar": ERROR_BAR,
             },
         },
@@ -134,21 +138,21 @@ def build_raptor(file: "h5py.File") -> onnx.ModelProto:
     return builder.build()
 
 
-def rollout_error(model: onnx.ModelProto, observations: F32, actions: F32, initial: F32) -> float:
+def rollout_error(run: Runner, observations: F32, actions: F32, initial: F32) -> float:
     """Returns the largest difference of an action over a roll-out that feeds the state back.
 
     Args:
-        model: the policy.
+        run: the policy.
         observations: float32[steps, batch, 22].
         actions: float32[steps, batch, 4], what the checkpoint's authors got.
         initial: float32[16], the state before the first step.
     """
-    runner = session(model)
     hidden = np.tile(initial, (observations.shape[1], 1))
     error = 0.0
     for observation, expected in zip(observations, actions, strict=True):
-        action, hidden = runner.run(["action", "h_out"], {"obs": observation, "h": hidden})
-        error = max(error, float(np.abs(action - expected).max()))
+        outputs = run({"obs": observation, "h": hidden})
+        hidden = outputs["h_out"]
+        error = max(error, float(np.abs(outputs["action"] - expected).max()))
     return error
 
 
