@@ -25,7 +25,7 @@ _EXIT_USAGE = 2
 _ARRAYS, _DRAWABLE = ".npz", (".png", ".jpg", ".jpeg")
 _EPILOG = """examples:
   starling call nanodet --input frame=@photo.jpg --out result.png
-  starling call raptor --input observation=zeros:1x22:fp32 --json
+  starling call raptor --input obs=zeros:1x22:fp32 --input h=zeros:1x16:fp32 --json
 """
 
 

@@ -113,19 +113,20 @@ class Client:
     def send(self, request: Request, *, deadline_s: float = 1.0) -> Prediction:
         """Returns the answer to a request; raises what `predict` raises."""
         data = encode_request(request)
-        end_s = time.monotonic() + check_deadline(deadline_s)
+        left_s = check_deadline(deadline_s)
+        end_s = time.monotonic() + left_s
         attempt = 1
         while True:
             start_s = time.monotonic()
             try:
-                reply = self._call(self._predict, data, max(end_s - start_s, 1e-6))
+                reply = self._call(self._predict, data, left_s)
                 break
             except StarlingError as error:
-                left_s = end_s - time.monotonic()
-                wait_s = self._get_wait_s(error, attempt, left_s)
+                wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic())
                 if wait_s is None:
                     raise
             time.sleep(wait_s)
+            left_s = max(end_s - time.monotonic(), 1e-6)
             attempt += 1
         return decode_response(reply, round((time.monotonic() - start_s) * 1e6))
 

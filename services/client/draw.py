@@ -35,7 +35,7 @@ class _Pen:
         side = min(frame.shape[:2])
         return cls(
             line=max(1, round(side / 240)),
-            font_scale=max(0.35, side / 960),
+            font_scale=max(0.35, side / 1200),
             font_line=max(1, round(side / 500)),
             margin=max(2, side // 160),
         )

@@ -89,3 +89,12 @@ def test_an_error_is_encoded_without_grpcio() -> None:
     )
     done = run_python(script)
     assert (done.returncode, done.stdout.strip()) == (0, "4"), done.stderr
+
+
+def test_the_node_starts_without_grpcio_and_without_the_mesh() -> None:
+    refused = {"grpc", "mesh", "services.client", "cv2", "onnx", "onnxruntime", "h5py"}
+    script = REFUSE.format(refused=refused) + "import services.predict.app"
+    done = subprocess.run(  # the native modules are where the installation put them, so no PYTHONPATH
+        [sys.executable, "-c", script], cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

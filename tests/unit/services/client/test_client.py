@@ -81,7 +81,7 @@ def test_arrays_go_in_and_come_out(node: FakeNode) -> None:
 def test_the_deadline_travels(node: FakeNode) -> None:
     with Client(node.target) as client:
         client.predict("m", {"x": FRAME}, deadline_s=3.0)
-    assert 2.0 < node.remaining_s <= 3.0
+    assert 2.0 < node.remaining_s < 3.5  # gRPC rounds it up on the wire
     assert "x-agent-id" not in node.metadata
 
 
