@@ -40,6 +40,7 @@ class Child(asyncio.SubprocessProtocol):
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES_MAX)
         self._facts: asyncio.Future[Mapping[str, str]] = loop.create_future()
         self._ended: asyncio.Future[int] = loop.create_future()
+        self._give_up: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(cls, program: Program) -> Child:
@@ -153,14 +154,14 @@ class Child(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport; called by the event loop."""
-        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Takes output; called by the event loop."""
         for line in self._splitters[fd].feed(data):
             self._hear(fd, line)
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
         """Takes the last line of a pipe; called by the event loop."""
         if fd in self._splitters:
             for line in self._splitters[fd].end():
@@ -170,12 +171,16 @@ class Child(asyncio.SubprocessProtocol):
         """Ends what is left of the group; called by the event loop."""
         # Now, not later: as long as a member lives, nobody else can get the group's id.
         self._kill_group()
-        asyncio.get_running_loop().call_later(_PIPE_DRAIN_S, self._process.close)
+        loop = asyncio.get_running_loop()
+        self._give_up = loop.call_later(_PIPE_DRAIN_S, self._process.close)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tells the end; called by the event loop when the process and its pipes are done."""
         exit_code = self.exit_code
         assert exit_code is not None, "the connection to a process ends after the process"
+        if self._give_up is not None:
+            self._give_up.cancel()
+        self._process.close()
         self._ended.set_result(exit_code)
 
     @property
@@ -197,7 +202,8 @@ class Child(asyncio.SubprocessProtocol):
 
     async def _poll(self) -> None:
         assert self.program.probe is not None, "only a program with a probe is polled"
-        while (facts := await self.program.probe()) is None:
+        # A program with a probe offers nothing to wait on; that is why it has one.
+        while (facts := await self.program.probe()) is None:  # noqa: ASYNC110
             await asyncio.sleep(_PROBE_EVERY_S)
         if not self._facts.done():
             self._facts.set_result(facts)

@@ -112,8 +112,7 @@ class ChildNotReady(MeshError):
         self.stderr_tail = stderr_tail
         last_words = f"; its last lines:\n{_indent(stderr_tail)}" if stderr_tail else ""
         super().__init__(
-            f"{name} was not ready after {timeout_s:g} s; the machine may be busy or a model very "
-            f"large{last_words}"
+            f"{name} was not ready after {timeout_s:g} s; the machine may be busy or a model very large{last_words}"
         )
 
 

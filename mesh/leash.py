@@ -22,7 +22,7 @@ def main() -> None:
     if os.getppid() != parent_pid:  # It died before the kernel was asked.
         sys.exit(_EXIT_CANNOT_EXECUTE)
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 - becoming it is the purpose
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         missing = isinstance(error, FileNotFoundError)

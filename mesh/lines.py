@@ -8,10 +8,10 @@ LINE_BYTES_MAX = 1 << 20
 
 
 class LineSplitter:
-    """Collects bytes and hands out complete lines; a line longer than the bound is dropped whole.
+    r"""Collects bytes and hands out complete lines; a line longer than the bound is dropped whole.
 
     >>> lines = LineSplitter()
-    >>> list(lines.feed(b"rea")), list(lines.feed(b"dy a=1\\nnext")), list(lines.end())
+    >>> list(lines.feed(b"rea")), list(lines.feed(b"dy a=1\nnext")), list(lines.end())
     ([], ['ready a=1'], ['next'])
     """
 

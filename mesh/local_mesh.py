@@ -120,15 +120,12 @@ async def _start_nodes(supervisor: Supervisor, plan: MeshPlan) -> tuple[RunningN
     return tuple(_running_node(child, tiers[child.name]) for child in children)
 
 
-async def _start_delays(
-    supervisor: Supervisor, plan: MeshPlan, nodes: tuple[RunningNode, ...]
-) -> list[Endpoint]:
+async def _start_delays(supervisor: Supervisor, plan: MeshPlan, nodes: tuple[RunningNode, ...]) -> list[Endpoint]:
     """Returns where the gateway reaches each node: near ones directly, far ones through a delay."""
     far = [node for node in nodes if node.tier is Tier.CLOUD and plan.rtt_ms > 0]
     delays = await supervisor.start(_delay_program(node, plan.rtt_ms) for node in far)
     reached_at: Mapping[str, Address] = {
-        node.name: Address.parse(delay.facts["listen"])
-        for node, delay in zip(far, delays, strict=True)
+        node.name: Address.parse(delay.facts["listen"]) for node, delay in zip(far, delays, strict=True)
     }
     return [Endpoint(n.name, n.tier, reached_at.get(n.name, n.grpc)) for n in nodes]
 

@@ -14,9 +14,7 @@ from services.host import Address
 _CONNECTIONS_MAX = 10_000
 
 
-def static_bootstrap(
-    listen: Address, endpoints: Sequence[Endpoint], weights: Mapping[str, int]
-) -> Resource:
+def static_bootstrap(listen: Address, endpoints: Sequence[Endpoint], weights: Mapping[str, int]) -> Resource:
     """Returns an `envoy.config.bootstrap.v3.Bootstrap` with everything inside and no control plane.
 
     Args:

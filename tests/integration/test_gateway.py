@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-from mesh.errors import PortTaken
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
-from mesh.supervisor import Supervisor
-from services.host import Address
 from starling.predict.v1 import model_service_pb2 as models_pb2
 from starling.predict.v1 import model_service_pb2_grpc as models_grpc
 from starling.predict.v1 import predict_service_pb2 as predict_pb2
 from starling.predict.v1 import predict_service_pb2_grpc as predict_grpc
 from starling.tensor.v1 import tensor_pb2
+
+from mesh.errors import PortTaken
+from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.supervisor import Supervisor
+from services.host import Address
 
 pytestmark = pytest.mark.asyncio
 
@@ -77,13 +77,9 @@ async def test_reflection_and_health_answer_through_the_gateway(tmp_path: Path) 
             "starling.predict.v1.ModelService",
             "grpc.health.v1.Health",
         } <= names
-        health = await health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=5
-        )
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
-        models = await models_grpc.ModelServiceStub(channel).ListModels(
-            models_pb2.ListModelsRequest(), timeout=5
-        )
+        models = await models_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest(), timeout=5)
         assert [model.name for model in models.models] == ["nanodet-small"]
 
 
@@ -91,9 +87,7 @@ async def test_the_edge_is_preferred_and_the_cloud_is_used(tmp_path: Path) -> No
     async with running(plan_mesh(tmp_path, "--latency-ms", "2")) as (_, channel):
         predict = predict_grpc.PredictServiceStub(channel)
         answers = [await predict.Predict(build_request(), timeout=5) for _ in range(60)]
-        counts = {
-            name: sum(a.node == name for a in answers) for name in ("edge-1", "edge-2", "cloud-1")
-        }
+        counts = {name: sum(a.node == name for a in answers) for name in ("edge-1", "edge-2", "cloud-1")}
         assert sum(counts.values()) == 60
         assert counts["edge-1"] > counts["cloud-1"] < counts["edge-2"]
 

@@ -18,7 +18,6 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from starling.predict.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
@@ -48,12 +47,10 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         self.waiting = 0
         self._engine = asyncio.Lock()
 
-    async def Predict(
+    async def Predict(  # noqa: N802
         self,
         request: predict_service_pb2.PredictRequest,
-        context: grpc.aio.ServicerContext[
-            predict_service_pb2.PredictRequest, predict_service_pb2.PredictResponse
-        ],
+        context: grpc.aio.ServicerContext[predict_service_pb2.PredictRequest, predict_service_pb2.PredictResponse],
     ) -> predict_service_pb2.PredictResponse:
         """Answers one request."""
         arrived = time.monotonic()
@@ -111,33 +108,26 @@ class FakeModels(model_service_pb2_grpc.ModelServiceServicer):
                 version=1,
                 state=model_service_pb2.MODEL_STATE_READY,
                 outputs=[
-                    tensor_pb2.TensorSpec(
-                        name="classes",
-                        data_type=tensor_pb2.DATA_TYPE_INT32,
-                        dims=[_BOXES_MAX],
-                        labels=["person", "bicycle", "car"],
-                    )
+                    tensor_pb2.TensorSpec(name="boxes", dims=[_BOXES_MAX, 4]),
+                    tensor_pb2.TensorSpec(name="scores", dims=[_BOXES_MAX]),
+                    tensor_pb2.TensorSpec(name="classes", dims=[_BOXES_MAX], labels=["person", "bicycle", "car"]),
                 ],
             )
             for name in names
         ]
 
-    async def ListModels(
+    async def ListModels(  # noqa: N802
         self,
         request: model_service_pb2.ListModelsRequest,
-        context: grpc.aio.ServicerContext[
-            model_service_pb2.ListModelsRequest, model_service_pb2.ListModelsResponse
-        ],
+        context: grpc.aio.ServicerContext[model_service_pb2.ListModelsRequest, model_service_pb2.ListModelsResponse],
     ) -> model_service_pb2.ListModelsResponse:
         """Lists the models."""
         return model_service_pb2.ListModelsResponse(models=self._models)
 
-    async def GetModel(
+    async def GetModel(  # noqa: N802
         self,
         request: model_service_pb2.GetModelRequest,
-        context: grpc.aio.ServicerContext[
-            model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse
-        ],
+        context: grpc.aio.ServicerContext[model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse],
     ) -> model_service_pb2.GetModelResponse:
         """Describes one model."""
         for model in self._models:
@@ -147,12 +137,8 @@ class FakeModels(model_service_pb2_grpc.ModelServiceServicer):
         raise AssertionError("abort raises")
 
 
-def _tensor(
-    name: str, array: np.ndarray, data_type: tensor_pb2.DataType.ValueType
-) -> tensor_pb2.Tensor:
-    return tensor_pb2.Tensor(
-        name=name, data_type=data_type, shape=array.shape, data=array.tobytes()
-    )
+def _tensor(name: str, array: np.ndarray, data_type: tensor_pb2.DataType.ValueType) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(name=name, data_type=data_type, shape=array.shape, data=array.tobytes())
 
 
 async def serve(arguments: argparse.Namespace) -> None:

@@ -20,9 +20,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def delayed(
-    handler: Handler, rtt_ms: float, window_bytes: int = 1 << 24
-) -> AsyncIterator[Address]:
+async def delayed(handler: Handler, rtt_ms: float, window_bytes: int = 1 << 24) -> AsyncIterator[Address]:
     """Yields the address of a delay before a server that runs `handler`."""
     target = await asyncio.start_server(handler, "127.0.0.1", 0)
     port = target.sockets[0].getsockname()[1]
@@ -81,9 +79,7 @@ async def test_bytes_are_intact_under_random_chunks(seed: int) -> None:
 
 
 async def test_an_end_of_one_direction_leaves_the_other_open() -> None:
-    async def answer_after_the_end(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def answer_after_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         question = await reader.read(-1)
         writer.write(b"heard " + question)
         writer.close()
@@ -138,11 +134,14 @@ async def test_a_slow_receiver_stops_the_sender_at_the_window() -> None:
     async with delayed(read_nothing, rtt_ms=0, window_bytes=1 << 16) as address:
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.transport.set_write_buffer_limits(high=1 << 16)
+
+        async def fill() -> None:
+            while True:
+                writer.write(bytes(1 << 20))
+                await writer.drain()
+
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                while True:
-                    writer.write(bytes(1 << 20))
-                    await writer.drain()
+            await asyncio.wait_for(fill(), 0.3)
         let_go.set()
         writer.transport.abort()
 

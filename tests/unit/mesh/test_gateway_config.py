@@ -75,9 +75,7 @@ def test_without_contents_the_resources_point_at_the_discovery_stream() -> None:
 def test_endpoints_come_in_one_locality_sorted_by_name() -> None:
     assignment = load_assignment(_ENDPOINTS, {"edge-1": 5, "edge-2": 4, "cloud-1": 1})
     (locality,) = assignment["endpoints"]
-    named = [
-        (e["endpoint"]["hostname"], e["load_balancing_weight"]) for e in locality["lb_endpoints"]
-    ]
+    named = [(e["endpoint"]["hostname"], e["load_balancing_weight"]) for e in locality["lb_endpoints"]]
     assert named == [("cloud-1", 1), ("edge-1", 5), ("edge-2", 4)]
 
 

@@ -37,7 +37,7 @@ def is_alive(pid: int) -> bool:
 
 async def until_dead(pid: int, timeout_s: float = 5.0) -> bool:
     end = time.monotonic() + timeout_s
-    while is_alive(pid) and time.monotonic() < end:
+    while is_alive(pid) and time.monotonic() < end:  # noqa: ASYNC110 - no event tells it
         await asyncio.sleep(0.01)
     return not is_alive(pid)
 
@@ -53,9 +53,7 @@ async def test_a_child_is_ready_when_it_says_so() -> None:
 
 async def test_children_are_gone_after_the_context() -> None:
     async with Supervisor() as supervisor:
-        children = await supervisor.start(
-            python(f"node-{n}", f"{_READY}; time.sleep(99)") for n in range(3)
-        )
+        children = await supervisor.start(python(f"node-{n}", f"{_READY}; time.sleep(99)") for n in range(3))
     assert not any(is_alive(child.pid) for child in children)
     assert [child.exit_code for child in children] == [-signal.SIGTERM] * 3
 
@@ -91,8 +89,7 @@ async def test_an_early_end_is_an_error_with_the_last_words() -> None:
         with pytest.raises(ChildFailed) as caught:
             await supervisor.start([python("edge-1", code)])
     assert str(caught.value) == (
-        "edge-1 ended with exit status 3 while starting; its last lines:\n"
-        "  | model detector is corrupt"
+        "edge-1 ended with exit status 3 while starting; its last lines:\n  | model detector is corrupt"
     )
 
 
@@ -179,9 +176,7 @@ async def test_children_die_with_a_supervisor_that_is_killed() -> None:
         "        await asyncio.sleep(99)\n"
         "asyncio.run(main())\n"
     )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=subprocess.PIPE
-    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(await parent.stdout.readline())
     assert is_alive(pid)
@@ -194,8 +189,7 @@ async def test_lines_after_the_ready_line_are_handed_over() -> None:
     lines: asyncio.Queue[str] = asyncio.Queue()
     program = python(
         "fleet",
-        f"{_READY}; print('ready again'); [print(f'got {{line}}', end='', flush=True) "
-        "for line in sys.stdin]",
+        f"{_READY}; print('ready again'); [print(f'got {{line}}', end='', flush=True) for line in sys.stdin]",
         on_line=lines.put_nowait,
     )
     async with Supervisor() as supervisor:

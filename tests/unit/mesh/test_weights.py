@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.weights import FLOOR, WEIGHT_SUM, Endpoint, Tier, prior_weights
@@ -30,10 +30,9 @@ def test_equal_latencies_give_equal_weights() -> None:
     assert set(prior_weights(build_endpoints(2, 2), same).values()) == {WEIGHT_SUM // 4}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 8), st.integers(0, 8), _LATENCY_MS, _LATENCY_MS, st.floats(0, 6))
-def test_every_node_keeps_a_share(
-    edges: int, clouds: int, edge_ms: float, cloud_ms: float, exponent: float
-) -> None:
+def test_every_node_keeps_a_share(edges: int, clouds: int, edge_ms: float, cloud_ms: float, exponent: float) -> None:
     latency_ms = {Tier.EDGE: edge_ms, Tier.CLOUD: cloud_ms}
     endpoints = build_endpoints(edges, clouds)
     weights = prior_weights(endpoints, latency_ms, exponent=exponent)
@@ -44,9 +43,8 @@ def test_every_node_keeps_a_share(
     assert sum(weights.values()) <= WEIGHT_SUM + len(endpoints)
 
 
+@settings(deadline=None)
 @given(_LATENCY_MS, _LATENCY_MS)
 def test_the_nearer_tier_never_weighs_less(edge_ms: float, cloud_ms: float) -> None:
     weights = prior_weights(build_endpoints(1, 1), {Tier.EDGE: edge_ms, Tier.CLOUD: cloud_ms})
-    assert (weights["n0"] >= weights["n1"]) == (edge_ms <= cloud_ms) or weights["n0"] == weights[
-        "n1"
-    ]
+    assert (weights["n0"] >= weights["n1"]) == (edge_ms <= cloud_ms) or weights["n0"] == weights["n1"]

@@ -1,0 +1,138 @@
+"""One run of the demo, from an idle machine to the last outcome, and back to an idle machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from mesh.assets import get_model, get_video, pull_missing
+from mesh.child import Child
+from mesh.demo.monitor import Monitor
+from mesh.demo.settings import DemoSettings
+from mesh.errors import ChildFailed
+from mesh.interrupt import Interrupted, unless, watch_interrupts
+from mesh.local_mesh import LocalMesh, MeshPlan, check_plan, start_mesh
+from mesh.machine import read_process_age_s
+from mesh.program import Program
+from mesh.supervisor import Supervisor
+
+_FLEET_COMMAND = (sys.executable, "-P", "-m", "mesh.demo.fleet_process")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended; its outcomes are with the monitor.
+
+    Attributes:
+        tier_by_node: the nodes that the mesh had.
+        interrupted: the user ended it early.
+    """
+
+    tier_by_node: Mapping[str, str]
+    interrupted: bool
+
+
+class DemoRun:
+    """Starts a mesh and a fleet, follows the flight and stops everything.
+
+    Args:
+        settings: what to run.
+        plan: the mesh of it.
+        monitor: hears the fleet and shows the run.
+        console: where to say what is going on.
+    """
+
+    def __init__(self, settings: DemoSettings, plan: MeshPlan, monitor: Monitor, console: Console) -> None:
+        self._settings, self._plan = settings, plan
+        self._monitor, self._console = monitor, console
+        self._flying = False
+
+    async def run(self) -> Ending:
+        """Returns when every process has ended.
+
+        Raises:
+            Interrupted: the user ended it before the measurement.
+            MeshError: a part is missing, did not start or broke.
+        """
+        check_plan(self._plan)
+        async with watch_interrupts() as stop, Supervisor(self._on_exit) as supervisor:
+            mesh, fleet = await unless(stop, self._start(supervisor))
+            tiers = {node.name: str(node.tier) for node in mesh.nodes}
+            showing = asyncio.create_task(self._monitor.show(tiers))
+            try:
+                await self._follow(stop, mesh.gateway_child, fleet)
+            finally:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+            return Ending(tiers, interrupted=stop.is_set())
+
+    async def _start(self, supervisor: Supervisor) -> tuple[LocalMesh, Child]:
+        settings = self._settings
+        video = get_video(os.environ)
+        needed = [get_model(settings.repository, settings.model)]
+        needed += [video] if settings.video == video.path else []
+        await pull_missing(supervisor, needed)
+        self._say(
+            f"starting {settings.edges} edge and {settings.clouds} cloud nodes "
+            f"({settings.rtt_ms:g} ms away) with {settings.model}"
+        )
+        # The fleet loads while the nodes compile; then it waits for its target.
+        (fleet,) = await supervisor.spawn([_build_fleet(settings, self._monitor)])
+        mesh = await start_mesh(supervisor, self._plan)
+        self._say(f"gateway {mesh.gateway} serves after {read_process_age_s():.1f} s")
+        await fleet.ready()
+        self._flying = True
+        fleet.send_line(f"go {mesh.gateway}")
+        return mesh, fleet
+
+    async def _follow(self, stop: asyncio.Event, gateway: Child, fleet: Child) -> None:
+        """Returns when the fleet has told its last outcome, early if asked to stop.
+
+        Raises:
+            Interrupted: asked to stop before the measurement started.
+            ChildFailed: the gateway or the fleet broke.
+        """
+        landed = asyncio.create_task(fleet.wait())
+        waits = {landed, asyncio.create_task(gateway.wait()), asyncio.create_task(stop.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self._flying = False
+            await fleet.stop()  # it lands: frames under way still get their outcome
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for child in (gateway, fleet):
+            if child.exit_code:
+                raise ChildFailed(child.name, child.exit_code, child.stderr_tail)
+        if self._monitor.ended is None:
+            raise Interrupted
+
+    def _on_exit(self, child: Child) -> None:
+        """Tells of a part that left while the fleet flies; the run goes on without it."""
+        if self._flying and child.name not in ("fleet", "gateway"):
+            last_words = child.stderr_tail.splitlines()[-1:] if child.exit_code else []
+            why = f": {last_words[0]}" if last_words else ""
+            self._monitor.note(f"{child.name} ended with status {child.exit_code}{why}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+
+def _build_fleet(settings: DemoSettings, monitor: Monitor) -> Program:
+    flags = {
+        "--video": str(settings.video),
+        "--model": settings.model,
+        "--agents": str(settings.agents),
+        "--hz": repr(settings.hz),
+        "--seconds": repr(settings.seconds),
+        "--deadline-ms": repr(settings.deadline_ms),
+        "--seed": str(settings.seed),
+    }
+    command = (*_FLEET_COMMAND, *(word for flag in flags.items() for word in flag))
+    return Program("fleet", command, on_line=monitor.hear)

@@ -1,0 +1,129 @@
+"""Runs a mesh on this machine, nodes behind a gateway, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from mesh.assets import get_model, get_repository, pull_missing
+from mesh.child import Child
+from mesh.errors import ChildFailed
+from mesh.interrupt import Interrupted, unless, watch_interrupts
+from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, check_plan, start_mesh
+from mesh.supervisor import Supervisor
+from services.host import Address, at_least, between, read_settings, setting
+
+_EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings:
+    """What `starling up` needs to know."""
+
+    env_prefix: ClassVar[str] = "UP"
+
+    gateway: Address = setting(Address("127.0.0.1", 50051), help="where the gateway listens; port 0 takes a free one")
+    edges: int = setting(2, help="number of edge nodes", check=at_least(0))
+    clouds: int = setting(1, help="number of cloud nodes", check=at_least(0))
+    rtt_ms: float = setting(40.0, help="round trip to the cloud nodes", check=between(0, 10_000))
+    model: tuple[str, ...] = setting(("nanodet",), help="model to load, repeatable; pulled if missing", metavar="NAME")
+    repository: Path = setting(get_repository(os.environ), help="model repository of the nodes", metavar="DIR")
+    out: Path = setting(Path("out/up"), help="folder for the gateway's configuration and log")
+
+    def conflicts(self) -> Iterable[str]:
+        """Yields what contradicts."""
+        if self.edges + self.clouds < 1:
+            yield "--edges and --clouds are both 0; a mesh has at least one node"
+
+
+def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -> int:
+    """Runs `starling up` and returns its exit status: 0 after Ctrl-C.
+
+    Args:
+        argv: flags.
+        node_command: starts one node.
+
+    Raises:
+        SettingsError: a flag or a variable is wrong.
+        MeshError: a part is missing, did not start or broke; says which and why.
+    """
+    settings = read_settings(UpSettings, argv, os.environ, prog="starling up", description=__doc__ or "")
+    plan = MeshPlan(
+        gateway=settings.gateway,
+        repository=settings.repository,
+        models=settings.model,
+        edges=settings.edges,
+        clouds=settings.clouds,
+        rtt_ms=settings.rtt_ms,
+        run_dir=settings.out,
+        node_command=node_command,
+    )
+    console = Console(soft_wrap=True)
+    try:
+        asyncio.run(_run(plan, console))
+    except Interrupted:
+        console.print("stopped before the mesh was up", highlight=False)
+        return _EXIT_INTERRUPTED
+    return 0
+
+
+async def _run(plan: MeshPlan, console: Console) -> None:
+    """Returns once the mesh was stopped on request.
+
+    Raises:
+        Interrupted: stopped before it was up.
+        MeshError: a part is missing, did not start, or the gateway broke.
+    """
+    check_plan(plan)
+    left: asyncio.Queue[Child] = asyncio.Queue()
+    async with watch_interrupts() as stop, Supervisor(left.put_nowait) as supervisor:
+        mesh = await unless(stop, _start(supervisor, plan, console))
+        console.print(build_panel(mesh, plan))
+        while True:
+            try:
+                child = await unless(stop, left.get())
+            except Interrupted:
+                break
+            if child is mesh.gateway_child:
+                raise ChildFailed(child.name, child.exit_code or 0, child.stderr_tail)
+            if child.name != "models pull":
+                console.print(_build_farewell(child), highlight=False)
+        console.print("stopping", highlight=False)
+
+
+async def _start(supervisor: Supervisor, plan: MeshPlan, console: Console) -> LocalMesh:
+    await pull_missing(supervisor, [get_model(plan.repository, name) for name in plan.models])
+    models = ", ".join(plan.models) or f"all models of {plan.repository}"
+    console.print(f"starting {plan.edges} edge and {plan.clouds} cloud nodes with {models}", highlight=False)
+    return await start_mesh(supervisor, plan)
+
+
+def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
+    """Returns what a user needs to know about a running mesh."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("gateway", f"[bold]{mesh.gateway}[/]  gRPC, the only address agents need")
+    for node in mesh.nodes:
+        far = f", {plan.rtt_ms:g} ms away" if node.tier == "cloud" else ""
+        facts.add_row(node.name, f"{', '.join(node.models)}{far}  http://{node.metrics}/metrics")
+    facts.add_row("envoy", f"http://{mesh.admin}")
+    model = mesh.nodes[0].models[0].partition(":")[0] if mesh.nodes[0].models else "MODEL"
+    facts.add_row()
+    default = str(mesh.gateway) == "127.0.0.1:50051"
+    target = "" if default else f"--target {mesh.gateway} "
+    facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
+    facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
+    return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
+
+
+def _build_farewell(child: Child) -> str:
+    last_words = child.stderr_tail.splitlines()[-1:] if child.exit_code else []
+    why = f": {last_words[0]}" if last_words else ""
+    return f"[yellow]![/] {child.name} ended with status {child.exit_code}{why}; it stays away"
