@@ -1,9 +1,9 @@
 """Native engines: models, queues and batches. See engines/README.md."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from numpy.typing import NDArray
+import numpy.typing
 
 
 class TensorSpec:
@@ -73,7 +73,7 @@ class ModelRegistry:
         One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.
         """
 
-    def infer(self, name: str, version: int, inputs: Mapping[str, Annotated[NDArray, dict(order='C', device='cpu', writable=False)]], timeout_s: float = 1.0) -> dict[str, NDArray]:
+    def infer(self, name: str, version: int, inputs: Mapping[str, numpy.typing.NDArray[Any]], timeout_s: float = 1.0) -> dict[str, numpy.typing.NDArray[Any]]:
         """
         Runs one request through the model's queue and waits. Borrows the inputs, returns owned arrays.
         version 0 is the highest. Releases the GIL. Raises the errors of engines.errors.

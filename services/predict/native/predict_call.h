@@ -19,6 +19,10 @@ class PredictCall final : public grpc::ServerUnaryReactor, public Request {
   void OnDone() override;
 
  private:
+  // OnDone and OnCancel never block, so gRPC may run them on its own thread: without this every call costs two
+  // switches to an executor thread (measured: a third of the requests a second).
+  bool InternalInlineable() override { return true; }
+
   void start();
 
   Node& node_;

@@ -1,0 +1,162 @@
+"""What benchmarks run on: servers on one core, the load generator on another, both from this environment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mesh.child import Child
+from mesh.errors import MeshError, ProgramMissing
+from mesh.local_mesh import NODE_COMMAND
+from mesh.program import Program
+from mesh.supervisor import Supervisor
+
+PREDICT = "/starling.predict.v1.PredictService/Predict"
+_LOAD_GRACE_S = 60.0
+
+
+class BenchFailed(MeshError):
+    """A part of a benchmark did not do its work, so there is nothing to report."""
+
+    reason = "BENCH_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the load generator saw.
+
+    Attributes:
+        rps: answered requests per second.
+        p50_us, p99_us: round trip.
+    """
+
+    requests: int
+    rps: float
+    p50_us: float
+    p99_us: float
+    request_bytes: int
+    response_bytes: int
+
+
+class Rig:
+    """Starts servers and drives load at them. Servers get the first core, the load the last one.
+
+    Args:
+        supervisor: owns the servers.
+        folder: for repositories and request files; removed by `open_rig`.
+    """
+
+    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self.server_core, self.load_core = cores[0], cores[-1]
+        self.folder = folder
+        self._supervisor = supervisor
+
+    async def start_node(self, repository: Path, *models: str) -> Child:
+        """Starts a node with these models on the server's core."""
+        flags = [
+            "--repository",
+            str(repository),
+            "--name",
+            "bench",
+            "--grpc",
+            "127.0.0.1:0",
+            "--metrics",
+            "127.0.0.1:0",
+        ]
+        for model in models:
+            flags += ["--model", model]
+        return await self._start("node", (*NODE_COMMAND, *flags))
+
+    async def start_echo(self) -> Child:
+        """Starts the bare C++ gRPC echo on the server's core."""
+        return await self._start("echo", (find_program("starling-echo"), "127.0.0.1:0"))
+
+    async def start_aio(self) -> Child:
+        """Starts the same service written on grpc.aio on the server's core."""
+        return await self._start("aio", (sys.executable, "-P", "-m", "mesh.bench.aio_server"))
+
+    async def stop(self) -> None:
+        """Stops every server."""
+        await self._supervisor.stop()
+
+    async def load(
+        self, server: Child, request: Path, *, outstanding: int, seconds: float, requests_max: int = 0
+    ) -> Load:
+        """Sends the request again and again, always `outstanding` at once, and returns what came of it.
+
+        Raises:
+            BenchFailed: a request failed, or the generator did.
+        """
+        command = [find_program("starling-load"), server.facts["grpc"], PREDICT, str(request)]
+        command += [str(outstanding), str(seconds), *([str(requests_max)] if requests_max else [])]
+        found = await self.run_json(*command, core=self.load_core, timeout_s=seconds + _LOAD_GRACE_S)
+        if found["errors"]:
+            raise BenchFailed(f"{found['errors']} requests failed, the first with: {found['first_error']}")
+        return Load(**{name: found[name] for name in Load.__slots__})
+
+    async def run_json(self, *command: str, core: int, timeout_s: float) -> Mapping[str, Any]:
+        """Runs a program on one core and returns the JSON object it prints.
+
+        Raises:
+            BenchFailed: it printed something else, or ran too long.
+        """
+        process = await asyncio.create_subprocess_exec(
+            "taskset", "-c", str(core), *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), timeout_s)
+        except TimeoutError as error:
+            raise BenchFailed(f"{Path(command[0]).name} did not end within {timeout_s:.0f} s") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        try:
+            found = json.loads(out)
+        except ValueError as error:
+            said = err.decode(errors="replace").strip()[-500:]
+            raise BenchFailed(f"{Path(command[0]).name} ended with {process.returncode}: {said}") from error
+        assert isinstance(found, dict), "programs of the bench print one object"
+        return found
+
+    async def _start(self, name: str, command: tuple[str, ...]) -> Child:
+        pinned = ("taskset", "-c", str(self.server_core), *command)
+        (child,) = await self._supervisor.start([Program(name=name, command=pinned)])
+        return child
+
+
+@contextlib.asynccontextmanager
+async def open_rig() -> AsyncIterator[Rig]:
+    """Yields a rig; leaves no process and no file behind."""
+    with tempfile.TemporaryDirectory(prefix="starling-bench-") as folder:
+        async with Supervisor() as supervisor:
+            yield Rig(supervisor, Path(folder))
+
+
+def find_program(name: str) -> str:
+    """Returns the path of a program that was built with the native modules.
+
+    Raises:
+        ProgramMissing: it was not built.
+    """
+    path = Path(sys.executable).parent / name
+    if not path.is_file():
+        raise ProgramMissing(name, str(path), "it was not built; run `make build`")
+    return str(path)
+
+
+def read_rss_bytes(pid: int) -> int:
+    """Returns the resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise BenchFailed(f"process {pid} has ended")
