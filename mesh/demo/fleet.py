@@ -15,7 +15,7 @@ from mesh.demo.outcome import Detection, Outcome, Verdict, judge
 from mesh.demo.video import Video
 from services.client import AsyncClient, Prediction, StarlingError
 
-_MIN_SCORE = 0.35  # below it a detection is not worth a box
+_MIN_SCORE = 0.5  # what an agent would act on; below it the small network sees skis and dogs
 _WARM_UP_ROUNDS = 3
 _WARM_UP_DEADLINE_S = 10.0
 

@@ -1,0 +1,234 @@
+"""The demo as a user runs it: a process, its files, its exit status, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.support.processes import find_processes, wait_for_none
+
+_FAKE_MESH = Path(__file__).parents[1] / "support" / "fake_mesh.py"
+_STARLING = (sys.executable, "-P", "-m", "services.host.cli")
+_START_S = 60.0
+_SUMMARY = {"sent", "answered", "missed", "rejected", "failed", "throughput_rps"}
+_SUMMARY |= {"p50_ms", "p95_ms", "p99_ms"}
+
+
+class Demo:
+    """A demo in a folder of its own; every process of it has the folder in its command line."""
+
+    def __init__(self, folder: Path, command: Sequence[str], flags: Sequence[str]) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+        common = ("--gateway", "127.0.0.1:0", "--out", str(self.out), "--model", "nanodet-small")
+        self.process = subprocess.Popen(
+            [*command, *common, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            start_new_session=True,
+        )
+
+    def wait_for(self, words: str) -> None:
+        """Reads the output up to a line with the given words."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if words in line:
+                return
+        raise AssertionError(f"no {words!r}; {self.process.communicate()}")
+
+    def end(self) -> tuple[int, str, str]:
+        """Waits for the end; returns the exit status and the rest of the output."""
+        out, err = self.process.communicate(timeout=_START_S)
+        return self.process.returncode, out, err
+
+    def read_report(self) -> dict[str, Any]:
+        """Returns report.json."""
+        report: dict[str, Any] = json.loads((self.out / "report.json").read_text())
+        return report
+
+
+StartDemo = Callable[..., Demo]
+
+
+@pytest.fixture
+def start_demo(tmp_path: Path) -> StartDemo:
+    """Returns a function that starts a demo with fake nodes over a made-up video."""
+    video = tmp_path / "noise.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (480, 432))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(np.repeat(rng.integers(0, 255, (432, 480, 1), np.uint8), 3, axis=2))
+    writer.release()
+    repository = tmp_path / "repository"
+    for model in ("nanodet-small", "corrupt"):
+        (repository / model).mkdir(parents=True)
+        (repository / model / "config.pbtxt").touch()
+
+    def start(*flags: str) -> Demo:
+        command = (sys.executable, str(_FAKE_MESH), "demo")
+        places = ("--repository", str(repository), "--video", str(video))
+        return Demo(tmp_path, command, (*places, *flags))
+
+    return start
+
+
+def test_a_short_demo_reports_and_leaves_nothing_behind(start_demo: StartDemo, tmp_path: Path) -> None:
+    demo = start_demo("--agents", "4", "--hz", "5", "--seconds", "2")
+    exit_code, out, err = demo.end()
+    assert (exit_code, err) == (0, "")
+    assert "first frame answered after" in out
+    report = demo.read_report()
+    assert report.keys() >= _SUMMARY
+    assert report["sent"] == 40
+    assert report["failed"] == report["rejected"] == 0
+    assert report["answered"] + report["missed"] == 40
+    assert {"edge-1", "edge-2", "cloud-1"} <= report["nodes"].keys()
+    assert all(node.keys() >= _SUMMARY for node in report["nodes"].values())
+    assert sum(node["sent"] for node in report["nodes"].values()) == 40
+    assert report["first_answer_s"] > 0
+    assert (report["machine"]["cores"], report["interrupted"]) == (
+        len(os.sched_getaffinity(0)),
+        False,
+    )
+    sheet = cv2.imread(str(demo.out / "report.png"))
+    assert sheet is not None
+    assert sheet.shape[1] > 1000
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_demo_with_a_partial_report(
+    start_demo: StartDemo, tmp_path: Path, number: signal.Signals
+) -> None:
+    demo = start_demo("--agents", "4", "--seconds", "60")
+    demo.wait_for("first frame answered")
+    time.sleep(1.5)
+    demo.process.send_signal(number)
+    exit_code, _, err = demo.end()
+    assert (exit_code, err) == (0, "")
+    report = demo.read_report()
+    assert report["interrupted"]
+    assert report["failed"] == 0
+    assert 0 < report["sent"] == report["answered"] + report["missed"] + report["rejected"]
+    assert report["measured_s"] < 30
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_an_interrupt_during_the_start_leaves_nothing_behind(start_demo: StartDemo, tmp_path: Path) -> None:
+    demo = start_demo()
+    demo.wait_for("starting 2 edge")
+    demo.process.send_signal(signal.SIGINT)
+    exit_code, out, _ = demo.end()
+    assert exit_code == 130
+    assert "nothing to report" in out
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_killed_demo_takes_its_processes_with_it(start_demo: StartDemo, tmp_path: Path) -> None:
+    demo = start_demo("--seconds", "60")
+    demo.wait_for("first frame answered")
+    demo.process.kill()
+    demo.end()
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_node_that_leaves_loses_no_frame(start_demo: StartDemo, tmp_path: Path, number: signal.Signals) -> None:
+    demo = start_demo("--agents", "6", "--seconds", "4", "--deadline-ms", "1000")
+    demo.wait_for("first frame answered")
+    time.sleep(1.0)
+    (pid,) = find_processes("--name edge-1").keys() & find_processes(str(tmp_path)).keys()
+    os.kill(pid, number)
+    exit_code, _, err = demo.end()
+    assert (exit_code, err) == (0, "")
+    report = demo.read_report()
+    assert report["failed"] == report["rejected"] == 0
+    assert report["answered"] + report["missed"] == report["sent"] == 96
+    assert len(report["events"]) == 1
+    assert "edge-1 ended with status" in report["events"][0]
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(start_demo: StartDemo, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        demo = start_demo("--gateway", f"127.0.0.1:{port}")
+        exit_code, out, err = demo.end()
+    assert exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}: another process has it" in err
+    assert f"--gateway 127.0.0.1:{port + 1}" in err
+    assert "starting" not in out
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_node_that_cannot_start_is_quoted(start_demo: StartDemo, tmp_path: Path) -> None:
+    demo = start_demo("--model", "corrupt")
+    exit_code, _, err = demo.end()
+    assert exit_code == 1
+    assert "ended with exit status 1 while starting; its last lines:" in err
+    assert "corrupt:1 model.onnx is not what its manifest says" in err
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_mesh_that_answers_nothing_is_an_error(start_demo: StartDemo, tmp_path: Path) -> None:
+    for node in ("edge-1", "edge-2", "cloud-1"):
+        (tmp_path / "repository" / f"{node}.reject").touch()
+    demo = start_demo("--seconds", "1")
+    exit_code, _, err = demo.end()
+    assert exit_code == 1
+    assert "fleet ended with exit status 1" in err
+    assert "is full" in err
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_refused_frames_are_rejected_and_not_failed(start_demo: StartDemo, tmp_path: Path) -> None:
+    demo = start_demo("--agents", "4", "--seconds", "4")
+    demo.wait_for("first frame answered")
+    time.sleep(1.0)
+    for node in ("edge-1", "edge-2", "cloud-1"):
+        (tmp_path / "repository" / f"{node}.reject").touch()
+    exit_code, _, _ = demo.end()
+    report = demo.read_report()
+    assert (exit_code, report["failed"]) == (0, 0)
+    assert report["answered"] > 0 < report["rejected"]
+    assert report["nodes"]["nobody"]["rejected"] == report["rejected"]
+
+
+def test_a_file_that_is_no_video_is_named(start_demo: StartDemo, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.avi"
+    bad.write_text("no video")
+    exit_code, _, err = start_demo("--video", str(bad)).end()
+    assert exit_code == 1
+    assert f"found a file that is no video at {bad}" in err
+
+
+@pytest.mark.assets
+def test_real_nodes_find_people_and_lose_no_frame_when_one_leaves(tmp_path: Path) -> None:
+    flags = ("--agents", "4", "--hz", "3", "--seconds", "6", "--deadline-ms", "1000")
+    demo = Demo(tmp_path, (*_STARLING, "demo"), flags)
+    demo.wait_for("first frame answered")
+    time.sleep(2.0)
+    nodes = find_processes("--name edge-1")
+    (pid,) = (pid for pid in nodes if os.getsid(pid) == demo.process.pid)
+    os.kill(pid, signal.SIGTERM)
+    exit_code, out, err = demo.end()
+    assert exit_code == 0, out + err
+    report = demo.read_report()
+    assert report["failed"] == report["rejected"] == 0
+    assert report["sent"] == 72
+    assert report["answered"] > 36
+    assert ["edge-1 ended with status 0" in event for event in report["events"]] == [True]
+    assert wait_for_none(str(tmp_path)) == {}

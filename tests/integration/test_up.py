@@ -1,0 +1,97 @@
+"""`starling up` as a user runs it: says where to call, stays, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.support.processes import find_processes, wait_for_none
+
+_FAKE_MESH = Path(__file__).parents[1] / "support" / "fake_mesh.py"
+
+
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    repository = folder / "repository"
+    (repository / "nanodet").mkdir(parents=True)
+    (repository / "nanodet" / "config.pbtxt").touch()
+    places = ("--repository", str(repository), "--out", str(folder / "out"))
+    process = subprocess.Popen(
+        [sys.executable, str(_FAKE_MESH), "up", "--gateway", "127.0.0.1:0", *places, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if words in line:
+            return text
+    raise AssertionError(f"no {words!r} in {text}; {process.communicate()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_mesh_stays_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path) as process:
+        panel = read_until(process, "Ctrl-C stops it")
+        address = re.search(r"gateway\s+(127\.0\.0\.1:\d+)", panel)
+        assert address is not None, panel
+        with grpc.insecure_channel(address[1]) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert "cloud-1" in panel
+        assert f"grpcurl -plaintext {address[1]} list" in panel
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "")
+        assert "stopping" in out
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_node_that_leaves_is_told_and_the_mesh_stays(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        read_until(process, "Ctrl-C stops it")
+        (pid,) = find_processes("--name edge-2").keys() & find_processes(str(tmp_path)).keys()
+        os.kill(pid, signal.SIGKILL)
+        said = read_until(process, "edge-2 ended")
+        assert "edge-2 ended with status -9; it stays away" in said
+        assert process.poll() is None
+
+
+def test_a_gateway_that_ends_ends_the_mesh(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        read_until(process, "Ctrl-C stops it")
+        (pid,) = (pid for pid, command in find_processes(str(tmp_path)).items() if "--admin-address-path" in command)
+        os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert err.startswith("gateway ended with signal 9 while running")
+    assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_mesh_of_no_nodes_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path, "--edges", "0", "--clouds", "0") as process:
+        _, err = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert "a mesh has at least one node" in err
