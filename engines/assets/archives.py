@@ -17,7 +17,7 @@ from engines.assets.errors import DownloadTampered
 MEMBER_BYTES_MAX = 128 << 20
 
 
-def read_members(archive: Path, names: Collection[str]) -> dict[str, bytes]:
+def read_members(archive: Path, names: Collection[str], bytes_max: int = MEMBER_BYTES_MAX) -> dict[str, bytes]:
     """Returns the contents of the named files of a `.whl`, `.zip`, `.tar.gz`, `.tgz` or `.deb`.
 
     Raises:
@@ -25,12 +25,12 @@ def read_members(archive: Path, names: Collection[str]) -> dict[str, bytes]:
     """
     try:
         if archive.suffix in (".whl", ".zip"):
-            found = _read_zip(archive, names)
+            found = _read_zip(archive, names, bytes_max)
         elif archive.suffix == ".deb":
-            found = _read_deb(archive, names)
+            found = _read_deb(archive, names, bytes_max)
         else:
             with tarfile.open(archive, "r:*") as tar:
-                found = _read_tar(tar, names, archive)
+                found = _read_tar(tar, names, archive, bytes_max)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise DownloadTampered(
             f"{archive.name}: cannot be read as an archive ({error}); delete it and pull again",
@@ -42,32 +42,32 @@ def read_members(archive: Path, names: Collection[str]) -> dict[str, bytes]:
     return found
 
 
-def _read_zip(archive: Path, names: Collection[str]) -> dict[str, bytes]:
+def _read_zip(archive: Path, names: Collection[str], bytes_max: int) -> dict[str, bytes]:
     with zipfile.ZipFile(archive) as file:
         found = {}
         for info in file.infolist():
             if info.filename in names:
-                _check_size(archive, info.filename, info.file_size)
+                _check_size(archive, info.filename, info.file_size, bytes_max)
                 found[info.filename] = file.read(info)
         return found
 
 
-def _read_deb(archive: Path, names: Collection[str]) -> dict[str, bytes]:
+def _read_deb(archive: Path, names: Collection[str], bytes_max: int) -> dict[str, bytes]:
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None, "a pipe was asked for"
         try:
-            return _read_stream(process.stdout, names, archive)
+            return _read_stream(process.stdout, names, archive, bytes_max)
         finally:
             process.kill()
 
 
-def _read_stream(stream: IO[bytes], names: Collection[str], archive: Path) -> dict[str, bytes]:
+def _read_stream(stream: IO[bytes], names: Collection[str], archive: Path, bytes_max: int) -> dict[str, bytes]:
     with tarfile.open(fileobj=stream, mode="r|") as tar:
-        return _read_tar(tar, names, archive)
+        return _read_tar(tar, names, archive, bytes_max)
 
 
-def _read_tar(tar: tarfile.TarFile, names: Collection[str], archive: Path) -> dict[str, bytes]:
+def _read_tar(tar: tarfile.TarFile, names: Collection[str], archive: Path, bytes_max: int) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for info in tar:
         name = info.name.removeprefix("./")
@@ -75,7 +75,7 @@ def _read_tar(tar: tarfile.TarFile, names: Collection[str], archive: Path) -> di
             continue
         if not info.isreg():
             raise _refused(archive, f"{name!r} is a link or a device")
-        _check_size(archive, name, info.size)
+        _check_size(archive, name, info.size, bytes_max)
         file = tar.extractfile(info)
         assert file is not None, "regular files can be read"
         found[name] = file.read()
@@ -84,9 +84,9 @@ def _read_tar(tar: tarfile.TarFile, names: Collection[str], archive: Path) -> di
     return found
 
 
-def _check_size(archive: Path, name: str, size: int) -> None:
-    if size > MEMBER_BYTES_MAX:
-        raise _refused(archive, f"{name!r} has {size} bytes, more than {MEMBER_BYTES_MAX}")
+def _check_size(archive: Path, name: str, size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise _refused(archive, f"{name!r} has {size} bytes, more than {bytes_max}")
 
 
 def _refused(archive: Path, found: str) -> DownloadTampered:

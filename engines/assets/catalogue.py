@@ -101,16 +101,16 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
 PLANNED = ("ga3c-cadrl", "minilm", "silero-vad")
 
 
-def find_asset(name: str) -> Asset:
+def find_asset(name: str, catalogue: Mapping[str, Asset] = CATALOGUE) -> Asset:
     """Returns the asset of this name.
 
     Raises:
         AssetPlanned: it has no recipe yet.
         AssetNotFound: there is no such asset.
     """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    works = ", ".join(CATALOGUE)
+    if name in catalogue:
+        return catalogue[name]
+    works = ", ".join(catalogue)
     if name in PLANNED:
         raise AssetPlanned(f"asset {name!r} cannot be pulled yet; these can: {works}", asset=name)
     raise AssetNotFound(

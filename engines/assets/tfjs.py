@@ -251,10 +251,10 @@ def _window(
     absorbed = [(0, 0), (0, 0)]
     owed = value.pads or ((0, 0),) * 4
     same_filler = value.pad_value == filler or max(value.pad_value, filler) < _LOWEST
-    if value.order == _CHANNEL_FIRST and owed[0] == owed[3] == (0, 0) and same_filler:
+    if owed[0] == owed[3] == (0, 0) and same_filler:
         absorbed = [owed[1], owed[2]]
         shape = value.padded_shape
-        value = replace(value, pads=())
+        value = converter.settle(replace(value, pads=()), _CHANNEL_FIRST)
     else:
         value = converter.settle(value, _CHANNEL_FIRST)
         shape = value.shape

@@ -16,11 +16,7 @@ CANONICAL = {
 
 
 def every_error() -> list[type[EngineError]]:
-    return [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, EngineError)
-    ]
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EngineError)]
 
 
 @pytest.mark.parametrize("kind", every_error())
@@ -32,9 +28,7 @@ def test_every_error_has_a_canonical_status_and_an_upper_case_reason(
 
 
 def test_facts_are_attributes_and_stay_out_of_the_text() -> None:
-    error = InvalidInput(
-        "input `frame` is missing; send it", model="nanodet", version=3
-    )
+    error = InvalidInput("input `frame` is missing; send it", model="nanodet", version=3)
     assert str(error) == "input `frame` is missing; send it"
     assert error.facts == {"model": "nanodet", "version": 3}
 
