@@ -103,7 +103,8 @@ async def _start(supervisor: Supervisor, plan: MeshPlan, console: Console) -> Lo
     await pull_missing(supervisor, [get_model(plan.repository, name) for name in plan.models])
     models = ", ".join(plan.models) or f"all models of {plan.repository}"
     console.print(f"starting {plan.edges} edge and {plan.clouds} cloud nodes with {models}", highlight=False)
-    return await start_mesh(supervisor, plan)
+    with console.status("loading models and compiling them for this machine"):
+        return await start_mesh(supervisor, plan)
 
 
 def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:

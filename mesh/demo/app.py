@@ -46,7 +46,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         node_command=node_command,
     )
     console = Console(soft_wrap=True)
-    monitor = Monitor(console, settings.title)
+    monitor = Monitor(console, settings.title, settings.seconds)
     try:
         run = asyncio.run(DemoRun(settings, plan, monitor, console).run())
     except Interrupted:

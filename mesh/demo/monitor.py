@@ -31,8 +31,8 @@ class Monitor:
         events: what else happened, such as a node that left; one line each.
     """
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._title = console, title
+    def __init__(self, console: Console, title: str, seconds: float) -> None:
+        self._console, self._title, self._seconds = console, title, seconds
         self._started_at = 0.0
         self.first_answer_s: float | None = None
         self.started: Started | None = None
@@ -78,7 +78,8 @@ class Monitor:
                 await asyncio.sleep(_REFRESH_S if terminal else _LINE_EVERY_S)
                 report = self.build_report(tier_by_node)
                 if terminal:
-                    live.update(build_table(report, self._title), refresh=True)
+                    at = f"{report.flown_s:.0f} of {self._seconds:g} s"
+                    live.update(build_table(report, f"{self._title}, {at}"), refresh=True)
                 elif self.started is not None:
                     self._print(build_line(report))
 

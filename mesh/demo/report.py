@@ -26,6 +26,7 @@ class Summary:
         sent, answered, missed, rejected, failed: number of frames; the last four add up to the
             first.
         p50_ms, p95_ms, p99_ms: latency; None without any.
+        queue_p50_ms, compute_p50_ms: median of the nodes' own accounts of waiting and of working.
         throughput_rps: answers in time per second.
         batch_sizes: number of frames by the size of the batch that they were part of.
     """
@@ -38,6 +39,8 @@ class Summary:
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
+    queue_p50_ms: float | None
+    compute_p50_ms: float | None
     throughput_rps: float
     batch_sizes: Mapping[int, int]
 
@@ -52,6 +55,8 @@ class Summary:
             "p50_ms": self.p50_ms,
             "p95_ms": self.p95_ms,
             "p99_ms": self.p99_ms,
+            "queue_p50_ms": self.queue_p50_ms,
+            "compute_p50_ms": self.compute_p50_ms,
             "throughput_rps": self.throughput_rps,
             "batch_sizes": {str(size): count for size, count in self.batch_sizes.items()},
         }
@@ -143,6 +148,8 @@ def summarise(outcomes: Sequence[Outcome], flown_s: float) -> Summary:
         p50_ms=get_percentile(latencies_ms, 50),
         p95_ms=get_percentile(latencies_ms, 95),
         p99_ms=get_percentile(latencies_ms, 99),
+        queue_p50_ms=get_percentile([o.queue_ms for o in outcomes if o.batch_size], 50),
+        compute_p50_ms=get_percentile([o.compute_ms for o in outcomes if o.batch_size], 50),
         throughput_rps=round(counts[Verdict.ANSWERED] / flown_s, 2) if flown_s > 0 else 0.0,
         batch_sizes=dict(sorted(batch_sizes.items())),
     )

@@ -82,8 +82,9 @@ class DemoRun:
             f"({settings.rtt_ms:g} ms away) with {settings.model}"
         )
         # The fleet loads while the nodes compile; then it waits for its target.
-        (fleet,) = await supervisor.spawn([_build_fleet(settings, self._monitor)])
-        mesh = await start_mesh(supervisor, self._plan)
+        with self._console.status("loading models and compiling them for this machine"):
+            (fleet,) = await supervisor.spawn([_build_fleet(settings, self._monitor)])
+            mesh = await start_mesh(supervisor, self._plan)
         self._say(f"gateway {mesh.gateway} serves after {read_process_age_s():.1f} s")
         await fleet.ready()
         self._flying = True
