@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
@@ -20,6 +20,7 @@ class Reflection:
     def __init__(self, services: Iterable[str]) -> None:
         self._services: Sequence[str] = sorted(services)
         self._pool = descriptor_pool.Default()
+        register_reflection_v1(self._pool)
 
     def answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
         """Returns the response to one message of the reflection stream; unknown names are in the response."""
@@ -53,3 +54,24 @@ class Reflection:
 
         visit(file)
         response.file_descriptor_response.file_descriptor_proto.extend(reversed(seen.values()))
+
+
+def register_reflection_v1(pool: descriptor_pool.DescriptorPool) -> None:
+    """Makes `grpc.reflection.v1` known to a pool: the same file as v1alpha under its later name.
+
+    The Python package ships v1alpha only, and tools want the descriptor of every service that is listed.
+    """
+    try:
+        pool.FindFileByName("grpc/reflection/v1/reflection.proto")
+    except KeyError:
+        file = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+        file.name = "grpc/reflection/v1/reflection.proto"
+        file.package = "grpc.reflection.v1"
+        for message in file.message_type:
+            for field in message.field:
+                if field.HasField("type_name"):
+                    field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
+        for method in file.service[0].method:
+            method.input_type = method.input_type.replace(".v1alpha.", ".v1.")
+            method.output_type = method.output_type.replace(".v1alpha.", ".v1.")
+        pool.Add(file)
