@@ -136,4 +136,5 @@ def _build_fleet(settings: DemoSettings, monitor: Monitor) -> Program:
         "--seed": str(settings.seed),
     }
     command = (*_FLEET_COMMAND, *(word for flag in flags.items() for word in flag))
-    return Program("fleet", command, on_line=monitor.hear)
+    grace_s = settings.deadline_ms / 1e3 + 5.0  # frames under way end with their deadline
+    return Program("fleet", command, on_line=monitor.hear, stop_grace_s=grace_s)
