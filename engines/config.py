@@ -64,6 +64,9 @@ class ModelConfig:
     postprocess: Postprocess = Postprocess.NONE
     nms_score_threshold: float = 0.35
     nms_iou_threshold: float = 0.5
+    # Test aids of backend "identity": a batch takes this long, and each n-th batch fails (0: none does).
+    identity_delay_us: int = 0
+    identity_fail_every: int = 0
 
     @property
     def buckets(self) -> tuple[int, ...]:

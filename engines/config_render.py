@@ -31,6 +31,10 @@ def render_config(config: ModelConfig) -> str:
         parameters["postprocess"] = config.postprocess.value
         parameters["nms_score_threshold"] = repr(config.nms_score_threshold)
         parameters["nms_iou_threshold"] = repr(config.nms_iou_threshold)
+    if config.identity_delay_us:
+        parameters["identity_delay_us"] = str(config.identity_delay_us)
+    if config.identity_fail_every:
+        parameters["identity_fail_every"] = str(config.identity_fail_every)
     for key, value in parameters.items():
         lines.append(f'parameters {{ key: "starling.{key}" value {{ string_value: {quote(value)} }} }}')
     return "\n".join(lines) + "\n"

@@ -92,6 +92,8 @@ def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = 
         postprocess=parameters.postprocess,
         nms_score_threshold=parameters.score_threshold,
         nms_iou_threshold=parameters.iou_threshold,
+        identity_delay_us=parameters.identity_delay_us,
+        identity_fail_every=parameters.identity_fail_every,
     )
     root.finish()
     problems.raise_any()
@@ -113,6 +115,8 @@ class _Parameters(NamedTuple):
     postprocess: Postprocess
     score_threshold: float
     iou_threshold: float
+    identity_delay_us: int
+    identity_fail_every: int
 
 
 def _read_name(root: Fields, folder: str | None) -> str:
@@ -211,6 +215,8 @@ def _read_parameters(root: Fields) -> _Parameters:
         "postprocess",
         "nms_score_threshold",
         "nms_iou_threshold",
+        "identity_delay_us",
+        "identity_fail_every",
     )
     for entry in root.messages("parameters"):
         key, value = entry.string("key"), entry.message("value")
@@ -276,6 +282,8 @@ def _read_parameters(root: Fields) -> _Parameters:
         postprocess=Postprocess(post),
         score_threshold=number("nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False),
         iou_threshold=number("nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False),
+        identity_delay_us=int(number("identity_delay_us", 0, 0, 60_000_000, whole=True)),
+        identity_fail_every=int(number("identity_fail_every", 0, 0, _INT32_MAX, whole=True)),
     )
 
 
@@ -296,6 +304,12 @@ def _check_contradictions(config: ModelConfig, root: Fields) -> None:
             )
     if config.backend == "identity":
         _check_identity(config, root)
+    elif config.identity_delay_us or config.identity_fail_every:
+        root.refuse(
+            "parameters",
+            f'"starling.identity_delay_us" and "starling.identity_fail_every" are for backend "identity", not'
+            f' "{config.backend}"; remove them',
+        )
     if config.postprocess is Postprocess.NMS:
         _check_nms(config, root)
 
