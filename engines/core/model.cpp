@@ -14,13 +14,9 @@ constexpr int kWarmUpRuns = 20;
 constexpr std::int64_t kWarmUpBudgetUs = 200'000;
 // Stands for a free dimension while warming up; detectors resize, so their time hardly depends on it.
 constexpr std::int64_t kFreeDimension = 256;
+// A batch of more input than this is a mistake in the configuration, not a model.
+constexpr std::uint64_t kBatchBytesMax = std::uint64_t{1} << 30;
 constexpr std::chrono::seconds kWaitSlice{1};
-
-std::int64_t element_count(const Shape& dims) {
-  std::int64_t n = 1;
-  for (const auto d : dims) n *= d;
-  return n;
-}
 
 std::size_t row_bytes(DataType type, const Shape& shape) {
   std::int64_t n = 1;
@@ -59,7 +55,14 @@ void Model::warm_up() {
     for (const auto& spec : config_.signature.inputs) {
       Shape shape{stats.rows};
       for (const auto d : spec.dims) shape.push_back(d < 0 ? kFreeDimension : d);
-      zeros.emplace_back(static_cast<std::size_t>(element_count(shape)) * width(spec.data_type));
+      const auto size = byte_size(spec.data_type, shape.data(), shape.size());
+      if (!size || *size > kBatchBytesMax) {
+        throw Error(Reason::kInvalidConfig, config_.name + ":" + std::to_string(config_.version) + " input \"" +
+                                                spec.name + "\" is " + to_string(spec) + ", in a batch of " +
+                                                std::to_string(stats.rows) + " more than " +
+                                                std::to_string(kBatchBytesMax) + " bytes; correct config.pbtxt");
+      }
+      zeros.emplace_back(*size);
       batch.inputs.push_back({zeros.back().data(), shape});
     }
     const auto begin = Clock::now();
@@ -140,6 +143,14 @@ Status Model::validate(Request& request) const {
                 "; split the request",
             0,
             {{"model", config_.name}, {"input", input.name}}};
+  }
+  if (request.size_bytes > config_.queue.bytes_max) {
+    // Not QUEUE_FULL: trying again would never help.
+    return {Reason::kInvalidInput,
+            "request of " + std::to_string(request.size_bytes) + " bytes is larger than the whole queue of " + model +
+                ", " + std::to_string(config_.queue.bytes_max) + " bytes; send fewer rows or smaller ones",
+            0,
+            {{"model", config_.name}}};
   }
   return {};
 }
@@ -233,7 +244,11 @@ void Model::work() {
       slot = free_slots_.back();
       free_slots_.pop_back();
     }
-    if (queue_.empty()) settled_.notify_all();
+    if (queue_.empty()) {
+      settled_.notify_all();
+    } else if (!free_slots_.empty()) {
+      ready_.notify_one();  // this worker may have slept through the call for another one
+    }
     lock.unlock();
     dispose(purged);
     if (slot >= 0) run(slot, std::move(requests), bucket, now);

@@ -27,6 +27,21 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config) {
               "backend \"" + config.backend + "\" is unknown; use \"openvino\" or \"identity\"");
 }
 
+// Every failure is one of ours: a runtime that throws something else fails this model, not the process.
+std::shared_ptr<Model> make_model(const ModelConfig& config) {
+  try {
+    auto model = std::make_shared<Model>(config, make_engine(config));
+    model->warm_up();
+    return model;
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& e) {
+    throw Error(Reason::kEngineFailed, config.name + ":" + std::to_string(config.version) +
+                                           " can not be made ready on backend \"" + config.backend + "\": " + e.what() +
+                                           "; check its config.pbtxt and the free memory");
+  }
+}
+
 void check(const ModelConfig& config) {
   const bool ascending = !config.buckets.empty() && config.buckets.front() >= 1 && config.buckets.size() <= 16 &&
                          std::is_sorted(config.buckets.begin(), config.buckets.end(), std::less_equal<>{});
@@ -45,8 +60,7 @@ ModelRegistry::~ModelRegistry() { drain(Clock::now()); }
 
 void ModelRegistry::load(const ModelConfig& config) {
   check(config);
-  auto model = std::make_shared<Model>(config, make_engine(config));
-  model->warm_up();
+  auto model = make_model(config);
   std::shared_ptr<Model> replaced;
   {
     const std::unique_lock lock(mutex_);

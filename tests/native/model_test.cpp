@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <random>
 
 #include "identity_engine.h"
@@ -76,6 +77,29 @@ TEST(Model, FullQueueRefusesWithADelay) {
   EXPECT_GE(refused.status.retry_delay_us, 50'000);
   EXPECT_TRUE(requests.front()->wait().status.ok());
   for (const auto& request : requests) request->wait();
+}
+
+TEST(Model, RequestLargerThanTheQueueIsNotToldToTryAgain) {
+  auto config = echo_config();
+  config.queue.bytes_max = 64;
+  auto model = make(config);
+  TestRequest fits(1, 16);
+  TestRequest large(1, 17);
+  model->submit(fits);
+  model->submit(large);
+  EXPECT_TRUE(fits.wait().status.ok());
+  EXPECT_EQ(large.wait().status.reason, Reason::kInvalidInput);
+  EXPECT_EQ(large.wait().status.retry_delay_us, 0);
+  EXPECT_NE(large.wait().status.message.find("68 bytes is larger than the whole queue"), std::string::npos);
+}
+
+TEST(Model, ShapesThatNoMemoryHoldsAreRefusedBeforeServing) {
+  constexpr std::int64_t kHuge = std::numeric_limits<std::int32_t>::max();
+  for (const Shape& dims : {Shape{kHuge}, Shape{kHuge, kHuge}, Shape{kHuge, kHuge, kHuge}}) {
+    auto config = echo_config();
+    config.signature = {{{"x", DataType::kFp32, dims}}, {{"y", DataType::kFp32, dims}}};
+    EXPECT_THROW(make(config), Error) << to_string(dims);
+  }
 }
 
 TEST(Model, ExpiredRequestIsAnsweredButNeverRun) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace starling::predict {
 namespace {
 
@@ -107,6 +109,33 @@ TEST(PredictCodec, SaysWhichFieldIsWrong) {
   auto tensors = named();
   for (int i = 0; i < 65; ++i) tensors.message(4, tensor("x", 2, {1}, "a"));
   EXPECT_NE(refusal(tensors).find("at most 64"), std::string::npos);
+}
+
+TEST(PredictCodec, RefusesBudgetsThatNoDurationHolds) {
+  // The first is one second too long; the second is more microseconds than an int64 holds.
+  for (const std::int64_t seconds : {315'576'000'001, 9'223'372'036'854, std::numeric_limits<std::int64_t>::min()}) {
+    wire::Writer budget;
+    budget.varint(1, static_cast<std::uint64_t>(seconds));
+    budget.varint(2, 999'999'999);
+    wire::Writer request;
+    request.text(1, "m");
+    request.message(9, budget);
+    PredictRequestView view;
+    EXPECT_NE(parse(request.str(), view).message.find("field `budget`"), std::string::npos) << seconds;
+  }
+}
+
+TEST(PredictCodec, CutsLongMessagesBetweenCharacters) {
+  EXPECT_EQ(clip_message(std::string(1024, 'a')), std::string(1024, 'a'));
+  for (const std::string start : {"", "a", "aa"}) {
+    auto text = start;
+    while (text.size() < 2000) text += "€";
+    const auto clipped = clip_message(text);
+    EXPECT_LE(clipped.size(), 1024U);
+    EXPECT_GT(clipped.size(), 1018U);
+    EXPECT_TRUE(wire::is_utf8(clipped));
+    EXPECT_TRUE(clipped.ends_with("…"));
+  }
 }
 
 }  // namespace

@@ -13,6 +13,11 @@ std::string to_string(const grpc::ByteBuffer& buffer) {
   return out;
 }
 
+Status draining(const Node& node) {
+  return {
+      Reason::kDraining, "node " + node.name() + " is draining; send to another node", 1000, {{"node", node.name()}}};
+}
+
 }  // namespace
 
 // Deletes itself when gRPC is done with it.
@@ -20,7 +25,6 @@ class ControlReactor final : public grpc::ServerGenericBidiReactor {
  public:
   ControlReactor(Node& node, ControlService& service, const grpc::GenericCallbackServerContext& context, bool streaming)
       : node_(node), service_(service), method_(context.method()), streaming_(streaming) {
-    node_.call_started();
     const auto left = context.deadline() - std::chrono::system_clock::now();
     deadline_s_ = std::min(86'400.0, std::chrono::duration<double>(left).count());
     StartRead(&incoming_);
@@ -34,20 +38,28 @@ class ControlReactor final : public grpc::ServerGenericBidiReactor {
     }
     auto call = std::make_shared<ControlCall>(method_, to_string(incoming_), deadline_s_);
     call->reactor_ = this;
+    // A drain waits for answers, not for a stream whose caller says nothing.
+    waits_ = true;
+    node_.call_started();
     {
       const std::lock_guard lock(mutex_);
       call_ = call;
     }
-    if (!service_.offer(call)) {
-      call->fail(8,
-                 "too many control calls wait on node " + node_.name() + ", at most " +
-                     std::to_string(ControlService::kQueueMax) + "; retry later",
-                 {});
+    if (node_.draining()) {
+      call->refuse(draining(node_));
+    } else if (!service_.offer(call)) {
+      call->refuse({Reason::kQueueFull,
+                    "too many control calls wait on node " + node_.name() + ", at most " +
+                        std::to_string(ControlService::kQueueMax) + "; retry after the given delay",
+                    1'000'000,
+                    {{"node", node_.name()}}});
     }
   }
 
   void OnWriteDone(bool ok) override {
     if (ok && streaming_) {
+      waits_ = false;
+      node_.call_finished();
       StartRead(&incoming_);
     } else {
       Finish(ok ? grpc::Status::OK : grpc::Status(grpc::StatusCode::CANCELLED, "the caller left"));
@@ -61,11 +73,11 @@ class ControlReactor final : public grpc::ServerGenericBidiReactor {
       const std::lock_guard lock(mutex_);
       call = call_;
     }
-    if (call) call->fail(1, "cancelled by the caller", {});
+    if (call) call->refuse({Reason::kCancelled, "cancelled by the caller", 0, {}});
   }
 
   void OnDone() override {
-    node_.call_finished();
+    if (waits_) node_.call_finished();
     delete this;
   }
 
@@ -85,6 +97,7 @@ class ControlReactor final : public grpc::ServerGenericBidiReactor {
   std::string method_;
   bool streaming_;
   double deadline_s_ = 0;
+  bool waits_ = false;  // a message has come and its answer has not gone; callbacks of one call never overlap in it
   grpc::ByteBuffer incoming_;
   grpc::ByteBuffer outgoing_;
   std::mutex mutex_;
@@ -113,10 +126,14 @@ void ControlCall::fail(int code, const std::string& text, const std::string& det
   }
 }
 
+void ControlCall::refuse(const Status& status) {
+  fail(canonical_code(status.reason), clip_message(status.message), encode_details(status, {}));
+}
+
 grpc::ServerGenericBidiReactor* ControlService::CreateReactor(grpc::GenericCallbackServerContext* context) {
   const auto it = methods_.find(context->method());
   if (it == methods_.end()) {
-    return new RefusingReactor({grpc::StatusCode::UNIMPLEMENTED, "method " + context->method() +
+    return new RefusingReactor({grpc::StatusCode::UNIMPLEMENTED, "method " + clip_message(context->method()) +
                                                                      " is not served by this node; list its services "
                                                                      "with grpcurl -plaintext ADDRESS list"});
   }
@@ -148,7 +165,7 @@ void ControlService::close() {
     left.swap(queue_);
     ready_.notify_all();
   }
-  for (const auto& call : left) call->fail(14, "node " + node_.name() + " is shutting down; ask another node", {});
+  for (const auto& call : left) call->refuse(draining(node_));
 }
 
 }  // namespace starling::predict

@@ -27,6 +27,8 @@ class ControlCall {
   void reply(const std::string& response);
   // Ends the call. `code` is a canonical gRPC status code, `details` a serialised google.rpc.Status or empty.
   void fail(int code, const std::string& text, const std::string& details);
+  // Ends the call with a reason of ours.
+  void refuse(const Status& status);
 
   const std::string method;   // "/package.Service/Method"
   const std::string message;  // serialised request

@@ -28,7 +28,7 @@ grpc::ByteBuffer to_byte_buffer(wire::Writer&& message) {
 }
 
 grpc::Status to_grpc_status(const Status& status, std::string_view request_id) {
-  return {static_cast<grpc::StatusCode>(canonical_code(status.reason)), status.message,
+  return {static_cast<grpc::StatusCode>(canonical_code(status.reason)), clip_message(status.message),
           encode_details(status, request_id)};
 }
 

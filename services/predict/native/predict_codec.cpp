@@ -1,7 +1,6 @@
 #include "predict_codec.h"
 
 #include <algorithm>
-#include <limits>
 
 namespace starling::predict {
 namespace {
@@ -20,6 +19,9 @@ Status bad_field(const char* field, const char* wanted) {
                    "; send a message made from starling/predict/v1/predict_service.proto");
 }
 
+// What google.protobuf.Duration can hold: 10 000 years.
+constexpr std::int64_t kDurationSecondsMax = 315'576'000'000;
+
 bool parse_duration(Reader& in, std::int64_t& us) {
   std::uint64_t outer = 0;
   if (!in.enter(outer)) return false;
@@ -32,14 +34,12 @@ bool parse_duration(Reader& in, std::int64_t& us) {
     if (!(known ? in.varint(tag.field == 1 ? seconds : nanos) : in.skip(tag.type))) return false;
   }
   in.leave(outer);
-  std::int64_t from_seconds = 0;
-  if (__builtin_mul_overflow(static_cast<std::int64_t>(seconds), std::int64_t{1'000'000}, &from_seconds)) {
-    from_seconds = static_cast<std::int64_t>(seconds) < 0 ? -1 : std::numeric_limits<std::int64_t>::max() / 2;
-  }
   // nanos is an int32 of the duration's sign, below 1e9 in size; anything else is not a duration.
+  const auto large = static_cast<std::int64_t>(seconds);
   const auto small = static_cast<std::int64_t>(nanos);
+  if (large < -kDurationSecondsMax || large > kDurationSecondsMax) return false;
   if (small <= -1'000'000'000 || small >= 1'000'000'000) return false;
-  us = from_seconds + small / 1000;
+  us = large * 1'000'000 + small / 1000;
   return !in.failed();
 }
 
@@ -176,6 +176,10 @@ Writer encode_duration(std::int64_t us) {
   return out;
 }
 
+// gRPC peers refuse more than 8 KiB of metadata. A message travels in it twice, once percent-encoded and once in
+// the base64 of the details; this bound keeps the worst case below that.
+constexpr std::size_t kMessageMax = 1024;
+
 Writer encode_any(std::string_view type, const Writer& value) {
   Writer out;
   out.text(1, "type.googleapis.com/" + std::string(type));
@@ -184,6 +188,13 @@ Writer encode_any(std::string_view type, const Writer& value) {
 }
 
 }  // namespace
+
+std::string clip_message(const std::string& text) {
+  if (text.size() <= kMessageMax) return text;
+  auto end = kMessageMax - 3;  // room for the mark
+  while ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+  return text.substr(0, end) + "…";
+}
 
 Status parse_request(const Spans& message, PredictRequestView& out) {
   Reader in(message);
@@ -246,7 +257,7 @@ Writer encode_stream_error(const Status& status, std::string_view request_id) {
   Writer error;
   error.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
   error.text(2, name(status.reason));
-  error.text(3, status.message);
+  error.text(3, clip_message(status.message));
   if (status.retry_delay_us > 0) error.message(4, encode_duration(status.retry_delay_us));
   error.text(5, request_id);
   Writer out;
@@ -268,7 +279,7 @@ std::string encode_details(const Status& status, std::string_view request_id) {
   if (!request_id.empty()) fact("request_id", request_id);
   Writer out;
   out.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
-  out.text(2, status.message);
+  out.text(2, clip_message(status.message));
   out.message(3, encode_any("google.rpc.ErrorInfo", info));
   if (status.retry_delay_us > 0) {
     Writer retry;

@@ -49,6 +49,9 @@ wire::Writer encode_response(const ResponseHeader& header, const Result& result,
 wire::Writer encode_stream_response(const wire::Writer& response);
 wire::Writer encode_stream_error(const Status& status, std::string_view request_id);
 
+// At most 1 KiB of UTF-8, marked where it was cut: what a refusal says to people.
+std::string clip_message(const std::string& text);
+
 // Serialised google.rpc.Status with ErrorInfo (domain "starling") and, for a retry delay, RetryInfo:
 // the value of the grpc-status-details-bin trailer.
 std::string encode_details(const Status& status, std::string_view request_id);
