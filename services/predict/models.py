@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -69,6 +69,8 @@ def native_config(found: ModelVersion) -> NativeConfig:
         postprocess=str(config.postprocess),
         score_threshold=config.nms_score_threshold,
         iou_threshold=config.nms_iou_threshold,
+        identity_delay_us=config.identity_delay_us,
+        identity_fail_every=config.identity_fail_every,
     )
 
 
@@ -86,16 +88,18 @@ class NodeModels:
         ready = [f"{m['name']}:{m['version']}" for m in self._registry.models()]
         return f"<NodeModels {' '.join(ready) or 'none ready'}>"
 
-    def load_served(self, names: tuple[str, ...]) -> list[EngineError]:
+    def load_served(self, names: tuple[str, ...], is_stopping: Callable[[], bool] = lambda: False) -> list[EngineError]:
         """Loads the versions that the repository serves of these models, of all when empty.
 
-        Returns the errors; what failed stays visible as FAILED.
+        Returns the errors; what failed stays visible as FAILED. Ends early, between two models, when the process
+        is asked to stop.
         """
         errors: list[EngineError] = []
-        for name in names or tuple(self._repository.names()):
+        for found in self._find_served(names, errors):
+            if is_stopping():
+                break
             try:
-                for version in self._repository.served_versions(name):
-                    self.load(name, version)
+                self._make_ready(found)
             except EngineError as error:
                 errors.append(error)
         return errors
@@ -107,21 +111,41 @@ class NodeModels:
             ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: and the state says FAILED.
         """
         found = self._repository.find(name, version)
-        key = (name, found.version)
-        with self._changing:
-            if key not in self._ready():
-                self._states[key] = (State.LOADING, "")
-                try:
-                    found.verify()
-                    self._registry.load(native_config(found))
-                except EngineError as error:
-                    self._states[key] = (State.FAILED, str(error))
-                    _log.error("model %s:%d failed to load: %s", name, found.version, error)
-                    raise
-                self._states.pop(key)
-                self._registry.set_available(self._repository.names())
-                _log.info("model %s:%d is ready", name, found.version)
+        self._make_ready(found)
         return self.get(name, found.version)
+
+    def _find_served(self, names: tuple[str, ...], errors: list[EngineError]) -> Iterator[ModelVersion]:
+        for name in names or tuple(self._repository.names()):
+            try:
+                # A model without any version is asked for as the highest one, so that it is missed by name.
+                versions = self._repository.served_versions(name) or [0]
+            except EngineError as error:
+                _log.error("model %s cannot be read: %s", name, error)
+                errors.append(error)
+                continue
+            for version in versions:
+                try:
+                    yield self._repository.find(name, version)
+                except EngineError as error:
+                    _log.error("model %s cannot be read: %s", name, error)
+                    errors.append(error)
+
+    def _make_ready(self, found: ModelVersion) -> None:
+        key = (found.name, found.version)
+        with self._changing:
+            if key in self._ready():
+                return
+            self._states[key] = (State.LOADING, "")
+            try:
+                found.verify()
+                self._registry.load(native_config(found))
+            except Exception as error:
+                self._states[key] = (State.FAILED, str(error))
+                _log.error("model %s:%d failed to load: %s", *key, error)
+                raise
+            self._states.pop(key)
+            self._registry.set_available(self._repository.names())
+            _log.info("model %s:%d is ready", *key)
 
     def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
         """Answers what is admitted, frees the version (every loaded one for 0), returns their status.
@@ -148,6 +172,9 @@ class NodeModels:
         ready = self._ready()
         entries = [entry for entry in self._repository.scan() if name in ("", entry.name)]
         statuses = [self._describe(e.name, e.version, ready, e.error) for e in entries]
+        # What is loaded serves on even when its folder or configuration has gone since.
+        missing = ready.keys() - {(e.name, e.version) for e in entries}
+        statuses += [self._describe(*key, ready, None) for key in missing if name in ("", key[0])]
         return sorted(statuses, key=lambda s: (s.name, s.version))
 
     def get(self, name: str, version: int = 0) -> ModelStatus:

@@ -92,7 +92,9 @@ class NodeProcess:
                 "choose another with --metrics, port 0 picks a free one"
             ) from error
         try:
-            self._load()
+            self._load(stop)
+            if stop.is_set():
+                return
             self._server.set_serving(True)
             self._announce(metrics.server_port)
             while not stop.wait(_WAIT_S):
@@ -101,12 +103,12 @@ class NodeProcess:
             metrics.shutdown()
             metrics.server_close()
 
-    def _load(self) -> None:
-        errors = self._models.load_served(self._settings.model)
+    def _load(self, stop: threading.Event) -> None:
+        errors = self._models.load_served(self._settings.model, stop.is_set)
         loaded = self._registry.models()
         if errors and (self._settings.model or not loaded):
             raise NodeStartError("; ".join(str(error) for error in errors))
-        if not loaded:
+        if not loaded and not stop.is_set():
             raise NodeStartError(
                 f"repository {self._settings.repository} has no model; fetch one with `starling models pull nanodet`"
             )
