@@ -1,0 +1,161 @@
+"""What waits, what is refused, and what nobody waits for any more.
+
+Model `slow` runs one request in 300 ms and lets four wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse
+from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
+
+from engines import DataType
+from services.client import Client, DeadlineExceeded, RetryPolicy
+from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node_calls import read_refusal, tensor
+from tests.support.node_models import identity, publish
+
+RUN_S = 0.3
+QUEUE_MAX = 4
+X = {"x0": np.zeros((1, 4), np.float32)}
+
+
+def send(
+    channel: grpc.Channel, request_id: str = "", timeout_s: float = 10.0, **fields: Any
+) -> grpc.Future[PredictResponse]:
+    """Sends a request to `slow` and does not wait for the answer."""
+    request = PredictRequest(model_name="slow", request_id=request_id, inputs=[tensor("x0", (1, 4))], **fields)
+    return PredictServiceStub(channel).Predict.future(request, timeout=timeout_s)
+
+
+@contextmanager
+def busy(node: RunningNode, channel: grpc.Channel, waiting: int) -> Iterator[list[grpc.Future[PredictResponse]]]:
+    """Keeps the engine busy with `waiting` requests behind it; all of them are answered in the end."""
+    calls = [send(channel, "first")]
+    assert wait_until(
+        lambda: node.count("starling_calls_in_flight") == 1 and node.count("starling_queue_requests") == 0
+    )
+    calls += [send(channel, f"waiting-{number}") for number in range(waiting)]
+    assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == waiting)
+    yield calls
+    assert [call.result().request_id for call in calls] == ["first", *(f"waiting-{n}" for n in range(waiting))]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node whose only model is slow enough to look at."""
+    root = tmp_path_factory.mktemp("slow")
+    config = identity("slow", (DataType.FP32, (4,)), delay_us=round(RUN_S * 1e6), queue_max=QUEUE_MAX)
+    publish(root / "models", config)
+    with running_node(root, root / "models") as node:
+        yield node
+
+
+@pytest.fixture(autouse=True)
+def nothing_late_is_executed(node: RunningNode) -> Iterator[None]:
+    """Holds in every test: no engine runs what is past its deadline, and no call is forgotten."""
+    yield
+    assert wait_until(lambda: node.count("starling_calls_in_flight") == 0)
+    assert node.count("starling_expired_executed_total") == 0
+
+
+def executions(node: RunningNode) -> float:
+    return node.count("starling_executions_total", model="slow")
+
+
+def test_a_deadline_shorter_than_the_queue_is_missed_and_not_computed(
+    node: RunningNode, channel: grpc.Channel, client: Client
+) -> None:
+    before = executions(node)
+    with busy(node, channel, 2):
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client.predict("slow", X, deadline_s=0.05)
+        assert time.monotonic() - started < 0.5
+    assert executions(node) - before == 3
+
+
+def test_a_budget_shorter_than_the_queue_is_refused_with_the_time_it_waited(
+    node: RunningNode, channel: grpc.Channel, client: Client
+) -> None:
+    before = executions(node)
+    with busy(node, channel, 0), pytest.raises(DeadlineExceeded) as caught:
+        client.predict("slow", X, deadline_s=10, budget_s=0.01, request_id="late")
+    assert caught.value.reason == "DEADLINE_PASSED"
+    assert "us in the queue of slow; it was not computed" in str(caught.value)
+    assert 10_000 <= int(caught.value.metadata["queue_us"]) < 5_000_000
+    assert caught.value.metadata["request_id"] == "late"
+    assert executions(node) - before == 1
+
+
+def test_a_budget_that_suffices_changes_nothing(client: Client) -> None:
+    assert client.predict("slow", X, deadline_s=10, budget_s=5).model == "slow"
+    # More time than a clock can count in microseconds is no bound either.
+    assert client.predict("slow", X, deadline_s=10, budget_s=300e9).model == "slow"
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(node: RunningNode, channel: grpc.Channel) -> None:
+    with busy(node, channel, QUEUE_MAX):
+        started = time.monotonic()
+        refusal = read_refusal(send(channel, "one-too-many").exception())
+        assert time.monotonic() - started < RUN_S * QUEUE_MAX
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    assert refusal.text.startswith("queue of slow is full: 4 requests and 64 bytes wait, at most 4 and")
+    assert refusal.facts == {"model": "slow", "queued": "4", "request_id": "one-too-many"}
+    # Four runs wait; the estimate is measured, so only its size is certain.
+    assert refusal.retry_s is not None
+    assert 0.1 < refusal.retry_s < 4
+
+
+def test_a_client_that_comes_back_as_told_is_answered(node: RunningNode, channel: grpc.Channel) -> None:
+    refusals = node.count("starling_requests_total", reason="QUEUE_FULL")
+    with busy(node, channel, QUEUE_MAX), Client(node.target, retry=RetryPolicy(attempts_max=10)) as client:
+        assert client.predict("slow", X, deadline_s=10).node == "node-1"
+    # A few tries, not one every moment: the node said when a place is free.
+    assert 1 <= node.count("starling_requests_total", reason="QUEUE_FULL") - refusals <= 3
+
+
+def test_the_more_urgent_class_runs_first_then_the_earlier_deadline(node: RunningNode, channel: grpc.Channel) -> None:
+    order: list[str] = []
+    with busy(node, channel, 0):
+        calls = []
+        for name, priority, timeout_s in (("later", 0, 9.0), ("sooner", 0, 8.0), ("urgent", 3, 10.0)):
+            call = send(channel, name, timeout_s, priority=priority)
+            call.add_done_callback(lambda done: order.append(done.result().request_id))
+            calls.append(call)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == 3)
+        answers = [call.result() for call in calls]
+    assert wait_until(lambda: len(order) == 3)
+    assert order == ["urgent", "sooner", "later"]
+    waited = [answer.timing.queue_us for answer in answers]
+    assert waited[2] < waited[1] < waited[0]
+
+
+def test_a_cancelled_request_gives_up_its_place_and_is_not_computed(node: RunningNode, channel: grpc.Channel) -> None:
+    before, cancelled = executions(node), node.count("starling_requests_total", model="slow", reason="CANCELLED")
+    with busy(node, channel, QUEUE_MAX - 1):
+        call = send(channel)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == QUEUE_MAX)
+        call.cancel()
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") < QUEUE_MAX)
+        assert call.code() is grpc.StatusCode.CANCELLED
+    assert executions(node) - before == QUEUE_MAX
+    assert node.count("starling_requests_total", model="slow", reason="CANCELLED") - cancelled == 1
+
+
+def test_a_client_that_dies_takes_its_requests_with_it(node: RunningNode, channel: grpc.Channel) -> None:
+    before = executions(node)
+    with busy(node, channel, 1):
+        with node.connect() as other:
+            calls = [send(other) for _ in range(3)]
+            assert wait_until(lambda: node.count("starling_queue_requests", model="slow") >= 3)
+        assert all(call.code() is grpc.StatusCode.CANCELLED for call in calls)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") <= 1)
+    assert executions(node) - before == 2
