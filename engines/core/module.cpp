@@ -285,7 +285,7 @@ NB_MODULE(_core, m) {
             return out;
           },
           "One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.",
-           nb::sig("def models(self) -> list[dict[str, typing.Any]]"))
+          nb::sig("def models(self) -> list[dict[str, typing.Any]]"))
       .def("infer", &infer, "name"_a, "version"_a, "inputs"_a, "timeout_s"_a = 1.0,
            nb::sig("def infer(self, name: str, version: int, inputs: collections.abc.Mapping[str, "
                    "numpy.typing.NDArray[typing.Any]], timeout_s: float = 1.0) -> "
