@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -31,11 +32,10 @@ class NodeStartError(Exception):
 
 
 class NodeProcess:
-    """Binds its ports at once, loads models in `serve`, drains on exit.
+    """Takes its gRPC port at once, loads models in `serve`, drains on exit.
 
     Raises:
         InvalidConfig: the gRPC address is taken.
-        NodeStartError: the metrics address is taken.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
@@ -52,10 +52,11 @@ class NodeProcess:
             streams_max=settings.streams_max,
         )
         self._control = ControlLoop(self._server, methods)
+        self._metrics = ExitStack()
         self.exit_code = 0
 
     def __enter__(self) -> NodeProcess:
-        """Returns itself; ports are bound, nothing is loaded."""
+        """Returns itself; nothing is loaded yet."""
         return self
 
     def __exit__(
@@ -69,6 +70,7 @@ class NodeProcess:
         cut_off = self._server.drain(self._settings.grace_s)
         self._control.close()
         unanswered = self._registry.drain(grace_s=1.0)
+        self._metrics.close()  # last, so that a drain can be watched
         if cut_off or unanswered:
             _log.error("%d calls were cut off by the end of the grace", cut_off + unanswered)
             self.exit_code = 1
@@ -77,7 +79,7 @@ class NodeProcess:
         """Loads and warms up the models, says that it is ready, and waits for `stop`.
 
         Raises:
-            NodeStartError: a named model, or every model, failed to load.
+            NodeStartError: the metrics address is taken, or a named model, or every model, failed to load.
         """
         settings = self._settings
         collectors = CollectorRegistry()
@@ -91,17 +93,15 @@ class NodeProcess:
                 f"metrics address {settings.metrics} cannot be bound: {error.strerror}; "
                 "choose another with --metrics, port 0 picks a free one"
             ) from error
-        try:
-            self._load(stop)
-            if stop.is_set():
-                return
-            self._server.set_serving(True)
-            self._announce(metrics.server_port)
-            while not stop.wait(_WAIT_S):
-                pass
-        finally:
-            metrics.shutdown()
-            metrics.server_close()
+        self._metrics.callback(metrics.server_close)
+        self._metrics.callback(metrics.shutdown)
+        self._load(stop)
+        if stop.is_set():
+            return
+        self._server.set_serving(True)
+        self._announce(metrics.server_port)
+        while not stop.wait(_WAIT_S):
+            pass
 
     def _load(self, stop: threading.Event) -> None:
         errors = self._models.load_served(self._settings.model, stop.is_set)

@@ -5,6 +5,14 @@
 #include "predict_stream.h"
 
 namespace starling::predict {
+namespace {
+
+// Callers that have not heard yet are refused with a reason: a server that shuts down would just cancel them.
+// So it stays until nobody has called for a while, which is longer than the way of a refusal to a far caller.
+constexpr std::chrono::milliseconds kQuiet{200};
+constexpr std::chrono::seconds kLingerMax{1};
+
+}  // namespace
 
 Status Node::not_loaded(const PredictRequestView& view) const {
   model_not_found.fetch_add(1, std::memory_order_relaxed);
@@ -70,10 +78,16 @@ void Node::remove_stream(PredictStreamCall* stream) {
 
 std::int64_t Node::drain(TimePoint until) {
   std::unique_lock lock(mutex_);
-  draining_.store(true, std::memory_order_release);
+  draining_.store(true);
   for (auto* stream : streams_) stream->drain();
   while (calls() > 0 && Clock::now() < until) idle_.wait_until(lock, until);
-  return calls();
+  const auto left = calls();
+  const auto end = std::min(until, Clock::now() + kLingerMax);
+  for (auto seen = ~std::uint64_t{0}; left == 0 && seen != late_calls_.load() && Clock::now() < end;) {
+    seen = late_calls_.load();
+    idle_.wait_until(lock, std::min(end, Clock::now() + kQuiet), [] { return false; });
+  }
+  return left;
 }
 
 }  // namespace starling::predict

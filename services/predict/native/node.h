@@ -21,22 +21,26 @@ class Node {
   Node(std::shared_ptr<ModelRegistry> models, std::string name) : models_(std::move(models)), name_(std::move(name)) {}
 
   const std::string& name() const noexcept { return name_; }
-  bool draining() const noexcept { return draining_.load(std::memory_order_acquire); }
+  bool draining() const noexcept { return draining_.load(); }
 
   // Checks, looks up and completes the view: on success `model` is set and `request` is ready to submit.
   Status admit(PredictRequestView& view, Request& request, std::shared_ptr<Model>& model) const;
 
-  // Calls in flight; drain() waits for none.
-  void call_started() noexcept { calls_.fetch_add(1, std::memory_order_relaxed); }
+  // Calls in flight; drain() waits for none. A call is counted before it asks whether the node drains, and the
+  // drain begins before it counts: sequentially consistent, so that one of the two sees the other.
+  void call_started() noexcept {
+    calls_.fetch_add(1);
+    if (draining()) late_calls_.fetch_add(1, std::memory_order_relaxed);
+  }
   void call_finished() noexcept;
   void add_stream(PredictStreamCall* stream);
   void remove_stream(PredictStreamCall* stream);
 
-  // Refuses new requests, asks streams to end, waits until no call is in flight or `until`.
+  // Refuses new requests, asks streams to end, waits until no call is in flight and no more come, or `until`.
   // Returns the calls left.
   std::int64_t drain(TimePoint until);
 
-  std::int64_t calls() const noexcept { return calls_.load(std::memory_order_relaxed); }
+  std::int64_t calls() const noexcept { return calls_.load(); }
   std::atomic<std::uint64_t> malformed{0};                // requests that could not be parsed
   mutable std::atomic<std::uint64_t> model_not_found{0};  // requests for a version that is not loaded
 
@@ -47,6 +51,7 @@ class Node {
   std::string name_;
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};
+  std::atomic<std::uint64_t> late_calls_{0};  // calls that came while draining
   std::mutex mutex_;
   std::condition_variable idle_;
   std::set<PredictStreamCall*> streams_;  // guarded by mutex_
