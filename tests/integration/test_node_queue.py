@@ -1,6 +1,6 @@
 """What waits, what is refused, and what nobody waits for any more.
 
-Model `slow` runs one request in 300 ms and lets four wait.
+Model `slow` runs one request in 200 ms and lets four wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.node import RunningNode, running_node, wait_until
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
 
-RUN_S = 0.3
+RUN_S = 0.2
 QUEUE_MAX = 4
 X = {"x0": np.zeros((1, 4), np.float32)}
 

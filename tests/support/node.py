@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,20 @@ class RunningNode:
                 assert piece, f"the node ended with status {self.wait()}\n{self.log}"
                 line += piece
         return line.decode()
+
+
+def find_free_port() -> int:
+    """Returns a port that was free a moment ago, for a node whose port must be known before it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_listening(port: int) -> bool:
+    """Returns whether somebody takes connections at a loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition: Callable[[], bool], *, limit_s: float = 10.0) -> bool:
