@@ -53,6 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(first.message == second.message, "cutting the message changed the verdict");
   require(touch(a, first.ok()) == touch(b, first.ok()), "cutting the message changed the tensors");
   require(first.ok() || !first.message.empty(), "a refusal without a reason");
+  require(wire::is_utf8(a.request_id) && wire::is_utf8(first.message), "a refusal that is no text");
   if (!first.ok()) require(!predict::encode_details(first, a.request_id).empty(), "a refusal without details");
   return 0;
 }

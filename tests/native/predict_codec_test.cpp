@@ -125,6 +125,14 @@ TEST(PredictCodec, RefusesBudgetsThatNoDurationHolds) {
   }
 }
 
+TEST(PredictCodec, DoesNotKeepWhatIsNoText) {
+  wire::Writer request;
+  request.text(3, "a\xFFz");
+  PredictRequestView view;
+  EXPECT_FALSE(parse(request.str(), view).ok());
+  EXPECT_EQ(view.request_id, "");
+}
+
 TEST(PredictCodec, CutsLongMessagesBetweenCharacters) {
   EXPECT_EQ(clip_message(std::string(1024, 'a')), std::string(1024, 'a'));
   for (const std::string start : {"", "a", "aa"}) {

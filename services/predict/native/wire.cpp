@@ -83,7 +83,9 @@ bool Reader::text(std::string& out, std::size_t max_size) {
     if (!byte(b)) return false;
     c = static_cast<char>(b);
   }
-  return is_utf8(out) || fail();
+  if (is_utf8(out)) return true;
+  out.clear();  // a refusal must not echo what is no text
+  return fail();
 }
 
 bool Reader::skip(Type type) {
