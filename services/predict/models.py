@@ -136,6 +136,7 @@ class NodeModels:
             if key in self._ready():
                 return
             self._states[key] = (State.LOADING, "")
+            self._registry.set_available(self._repository.names())
             try:
                 found.verify()
                 self._registry.load(native_config(found))
@@ -144,7 +145,6 @@ class NodeModels:
                 _log.error("model %s:%d failed to load: %s", *key, error)
                 raise
             self._states.pop(key)
-            self._registry.set_available(self._repository.names())
             _log.info("model %s:%d is ready", *key)
 
     def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
@@ -165,7 +165,8 @@ class NodeModels:
                 self._states[key] = (State.DRAINING, "")
                 self._registry.unload(key[0], key[1], grace_s=grace_s)
                 self._states.pop(key)
-        return [self.get(*key) for key in keys]
+        ready = self._ready()
+        return [self._describe(*key, ready, None) for key in keys]
 
     def list(self, name: str = "") -> list[ModelStatus]:
         """Returns every version in the repository, by name, then version."""
