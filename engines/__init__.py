@@ -4,12 +4,13 @@ The native core is `engines._core`; only the files that run models import it, so
 before it is built.
 """
 
-from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config import DataType, Discipline, ModelConfig, Postprocess, TensorConfig
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
 from engines.errors import (
     CorruptModel,
     DeadlinePassed,
+    DeadlineUnmeetable,
     DiskFull,
     Draining,
     EngineError,
@@ -19,6 +20,7 @@ from engines.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    Superseded,
 )
 from engines.manifest import Manifest
 from engines.repository import Entry, ModelVersion, Release, Repository
@@ -27,6 +29,8 @@ __all__ = [
     "CorruptModel",
     "DataType",
     "DeadlinePassed",
+    "DeadlineUnmeetable",
+    "Discipline",
     "DiskFull",
     "Draining",
     "EngineError",
@@ -43,6 +47,7 @@ __all__ = [
     "QueueFull",
     "Release",
     "Repository",
+    "Superseded",
     "TensorConfig",
     "parse_config",
     "read_config",

@@ -6,6 +6,17 @@ from typing import Any
 import numpy.typing
 
 
+def simulate(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slots: int = 1, discipline: str = 'deadline', batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> list[list[int]]:
+    """
+    Runs the real scheduler in virtual time against an engine that only takes time.
+
+    arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.
+    Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().
+    """
+
+def reasons() -> list[str]:
+    """Reasons by number, as `simulate` returns them."""
+
 class TensorSpec:
     """
     A name, an element type and the dimensions behind the batch; -1 is any size.
@@ -28,7 +39,7 @@ class TensorSpec:
 class ModelConfig:
     """Everything needed to load one model version."""
 
-    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0) -> None:
+    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0, discipline: str = 'deadline', watchdog_us: int = 5000000) -> None:
         """
         buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms".
         """

@@ -23,6 +23,13 @@ class DataType(StrEnum):
     FP64 = "FP64"
 
 
+class Discipline(StrEnum):
+    """In which order waiting requests run."""
+
+    DEADLINE = "deadline"  # class, fairness, deadline; what cannot be met is refused at once
+    FIFO = "fifo"  # arrival, no admission: to measure what the other one is worth
+
+
 class Postprocess(StrEnum):
     """What native code does with the outputs of the engine before they are answered."""
 
@@ -61,6 +68,8 @@ class ModelConfig:
     threads: int = 1  # per instance; convnets gain more from a second instance than from a second thread
     queue_bytes_max: int = 256 << 20  # forty frames of 1080p
     version_count: int = 1
+    discipline: Discipline = Discipline.DEADLINE
+    watchdog_ms: int = 5000  # a run that takes longer has hung; the slowest model we ship takes a tenth of a second
     postprocess: Postprocess = Postprocess.NONE
     nms_score_threshold: float = 0.35
     nms_iou_threshold: float = 0.5

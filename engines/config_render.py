@@ -26,6 +26,8 @@ def render_config(config: ModelConfig) -> str:
     parameters = {
         "threads": str(config.threads),
         "queue_bytes_max": str(config.queue_bytes_max),
+        "discipline": config.discipline.value,
+        "watchdog_ms": str(config.watchdog_ms),
     }
     if config.postprocess is not Postprocess.NONE:
         parameters["postprocess"] = config.postprocess.value

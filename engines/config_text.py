@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.config import BACKENDS, DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config import BACKENDS, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
 from engines.errors import InvalidConfig
 from engines.fields import Fields, Problems, read_number
 from engines.textformat import parse_text, quote
@@ -89,6 +89,8 @@ def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = 
         default_timeout_us=batching.timeout_us,
         threads=parameters.threads,
         queue_bytes_max=parameters.queue_bytes_max,
+        discipline=parameters.discipline,
+        watchdog_ms=parameters.watchdog_ms,
         postprocess=parameters.postprocess,
         nms_score_threshold=parameters.score_threshold,
         nms_iou_threshold=parameters.iou_threshold,
@@ -112,6 +114,8 @@ class _Batching(NamedTuple):
 class _Parameters(NamedTuple):
     threads: int
     queue_bytes_max: int
+    discipline: Discipline
+    watchdog_ms: int
     postprocess: Postprocess
     score_threshold: float
     iou_threshold: float
@@ -212,6 +216,8 @@ def _read_parameters(root: Fields) -> _Parameters:
     known = (
         "threads",
         "queue_bytes_max",
+        "discipline",
+        "watchdog_ms",
         "postprocess",
         "nms_score_threshold",
         "nms_iou_threshold",
@@ -255,6 +261,13 @@ def _read_parameters(root: Fields) -> _Parameters:
             return default
         return int(text) if whole else found
 
+    order = given["discipline"][0] if "discipline" in given else _DEFAULTS.discipline.value
+    if order not in tuple(Discipline):
+        given["discipline"][1].refuse(
+            "value",
+            f'"starling.discipline" is "{order}"; expected "deadline" or "fifo"; correct or remove it',
+        )
+        order = _DEFAULTS.discipline.value
     post = given["postprocess"][0] if "postprocess" in given else ""
     if post not in tuple(Postprocess):
         given["postprocess"][1].refuse(
@@ -279,6 +292,8 @@ def _read_parameters(root: Fields) -> _Parameters:
                 whole=True,
             )
         ),
+        discipline=Discipline(order),
+        watchdog_ms=int(number("watchdog_ms", _DEFAULTS.watchdog_ms, 10, 3_600_000, whole=True)),
         postprocess=Postprocess(post),
         score_threshold=number("nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False),
         iou_threshold=number("nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False),

@@ -90,6 +90,29 @@ class DiskFull(EngineError):
     reason = "DISK_FULL"
 
 
+class DeadlineUnmeetable(EngineError):
+    """The answer is predicted to come after the deadline, so nothing was computed.
+
+    Attributes:
+        retry_delay_ms: time after which the same budget is likely to be enough, at least 1.
+    """
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "DEADLINE_UNMEETABLE"
+
+    retry_delay_ms: int
+
+    def __init__(self, message: str, /, retry_delay_ms: int = 1, **facts: str | float) -> None:
+        super().__init__(message, retry_delay_ms=max(1, retry_delay_ms), **facts)
+
+
+class Superseded(EngineError):
+    """A newer frame of the same stream took this one's place in the queue."""
+
+    status = "ABORTED"
+    reason = "SUPERSEDED"
+
+
 class DeadlinePassed(EngineError):
     """The request's deadline passed before its answer; the engine may not have run it."""
 

@@ -1,59 +1,17 @@
-// One loaded model version: validates, queues, forms batches, runs the engine and hands every request its rows.
+// One loaded model version: admits, queues, forms batches, runs the engine and hands every request its rows.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
-#include "bucket_policy.h"
-#include "deadline_queue.h"
-#include "detections.h"
-#include "engine.h"
-#include "histogram.h"
+#include "batch_memory.h"
+#include "model_config.h"
+#include "model_stats.h"
 
 namespace starling {
-
-enum class Postprocess : std::uint8_t { kNone, kDetections };
-
-struct ModelConfig {
-  std::string name;
-  std::int64_t version = 1;
-  std::string backend;  // "openvino" or "identity"
-  std::string path;     // model file; empty for identity
-  Signature signature;  // as agents see it
-  std::vector<std::int64_t> buckets{1};
-  int instances = 1;
-  int threads = 1;
-  QueueBounds queue;
-  std::int64_t batch_delay_us = 0;
-  std::int64_t default_timeout_us = 1'000'000;
-  Postprocess postprocess = Postprocess::kNone;
-  DetectionOptions detections;
-  std::int64_t identity_delay_us = 0;
-  std::int64_t identity_fail_every = 0;
-};
-
-// Monotone counters of one model version.
-struct ModelCounters {
-  std::array<std::atomic<std::uint64_t>, kReasonCount> finished{};  // by reason; kNone = answered
-  std::atomic<std::uint64_t> rows{0};
-  std::atomic<std::uint64_t> executions{0};
-  std::atomic<std::uint64_t> expired_executed{0};  // requests past their deadline when the engine started: stays 0
-  Histogram queue;
-  Histogram compute;
-  Histogram total;
-};
-
-// Measured engine time of one bucket.
-struct BucketStats {
-  std::int64_t rows = 1;
-  Histogram run;
-  std::atomic<std::int64_t> recent_us{0};  // exponentially weighted, 1/8 a run
-};
 
 // Thread-safe. Construct, then warm_up(), then submit(); drain() before the last reference goes.
 class Model {
@@ -78,51 +36,60 @@ class Model {
 
   const ModelConfig& config() const noexcept { return config_; }
   const Engine& engine() const noexcept { return *engine_; }
-  const ModelCounters& counters() const noexcept { return counters_; }
+  const ModelStats& stats() const noexcept { return stats_; }
   const std::vector<std::unique_ptr<BucketStats>>& buckets() const noexcept { return bucket_stats_; }
+  // Estimates that admission uses now, one per bucket.
+  std::vector<RunTime> run_times() const;
   std::size_t queued() const;
   bool runs_inline() const noexcept { return inline_; }
 
+  // False after several failures in a row; such a model admits one request a second to find out whether it is back.
+  bool healthy() const;
+
  private:
+  // One place for a batch in the engine. `batch` and `memory` belong to whoever runs the slot, the rest is guarded
+  // by mutex_.
   struct Slot {
-    Batch batch;
-    std::vector<Request*> requests;
-    std::vector<std::vector<std::uint8_t>> inputs;  // gather buffers, grown once
-    std::int64_t rows = 0;
+    bool busy = false;
+    bool abandoned = false;          // given up by the watchdog while the engine still holds it
+    std::vector<Request*> requests;  // in the engine; taken out by finish() or by the watchdog, whoever is first
     std::size_t bucket = 0;
     TimePoint started;
+    TimePoint free_since;
+    Batch batch;
+    BatchMemory memory;
   };
 
-  Status validate(Request& request) const;
-  Status validate_input(const TensorSpec& spec, const InputTensor& input) const;
+  int take_slot(std::size_t bucket, TimePoint now);
+  Status admit(Request& request, TimePoint now, int& slot, Request*& superseded);
+  void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
   void work();
-  void run(int slot, std::vector<Request*> requests, std::size_t bucket, TimePoint now);
-  void gather(Slot& slot, std::int64_t bucket_rows);
+  TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
+  void run(int slot, std::vector<Request*> requests);
   void finish(int slot, const std::string& error);
-  void scatter(Slot& slot, std::vector<std::vector<OutputTensor>>& outputs) const;
-  std::vector<std::shared_ptr<Buffer>> collect(const Slot& slot) const;
-  std::vector<std::shared_ptr<Buffer>> collect_detections(const Slot& slot) const;
-  void release(int slot);
   void answer(Request& request, Result&& result);
   void refuse(Request& request, Status status);
+  void fail(const std::vector<Request*>& requests, const std::string& failure);
   void dispose(const Purged& purged);
-  std::size_t pick_bucket(std::int64_t first_rows, std::int64_t waiting_rows, std::int64_t slack_us) const;
-  std::int64_t drain_estimate_us() const;
+  void supersede(Request& request);
 
   ModelConfig config_;
   std::unique_ptr<Engine> engine_;
-  ModelCounters counters_;
+  ModelStats stats_;
   std::vector<std::unique_ptr<BucketStats>> bucket_stats_;
   bool inline_ = false;  // fixed after warm_up
 
   mutable std::mutex mutex_;
-  std::condition_variable ready_;    // a request and a slot, or stopping
-  std::condition_variable settled_;  // queue empty and every slot free
-  DeadlineQueue queue_;              // guarded by mutex_
-  std::vector<int> free_slots_;      // guarded by mutex_
-  bool admitting_ = true;            // guarded by mutex_
-  bool stopping_ = false;            // guarded by mutex_
-  std::vector<Slot> slots_;          // a slot belongs to whoever took it out of free_slots_
+  std::condition_variable ready_;    // work for a worker, or stopping
+  std::condition_variable settled_;  // nothing queued and every slot free
+  ExecutionTime times_;              // guarded by mutex_, as all below
+  Scheduler scheduler_;
+  std::vector<Slot> slots_;
+  std::vector<int> free_slots_;
+  int failures_in_a_row_ = 0;
+  TimePoint last_try_;
+  bool admitting_ = true;
+  bool stopping_ = false;
   std::vector<std::thread> workers_;
 };
 

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "model_registry.h"
+#include "simulation.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,10 +26,11 @@ TimePoint after(double seconds) {
 // Raises the class of engines.errors that stands for `reason`.
 [[noreturn]] void raise(Reason reason, const std::string& message, std::int64_t retry_delay_us = 0) {
   static constexpr const char* kClasses[kReasonCount] = {
-      "EngineError",    "InvalidInput", "ModelNotFound", "ModelNotReady", "QueueFull",    "DeadlinePassed",
-      "DeadlinePassed", "Draining",     "EngineFailed",  "CorruptModel",  "InvalidConfig"};
+      "EngineError",    "InvalidInput",       "ModelNotFound", "ModelNotReady", "QueueFull",
+      "DeadlinePassed", "DeadlinePassed",     "Draining",      "EngineFailed",  "CorruptModel",
+      "InvalidConfig",  "DeadlineUnmeetable", "Superseded"};
   nb::object type = nb::module_::import_("engines.errors").attr(kClasses[static_cast<int>(reason)]);
-  nb::object error = reason == Reason::kQueueFull
+  nb::object error = reason == Reason::kQueueFull || reason == Reason::kDeadlineUnmeetable
                          ? type(message, "retry_delay_ms"_a = static_cast<double>(retry_delay_us) / 1e3)
                          : type(message);
   PyErr_SetObject(type.ptr(), error.ptr());
@@ -152,20 +154,33 @@ nb::dict histogram(const Histogram& h) {
 
 nb::dict describe(const Model& model) {
   const auto& config = model.config();
-  const auto& counters = model.counters();
+  const auto& stats = model.stats();
   nb::dict finished;
   for (int i = 0; i < kReasonCount; ++i) {
-    const auto n = counters.finished[i].load();
+    const auto n = stats.finished[i].load();
     if (n != 0 || i == 0) finished[nb::str(name(static_cast<Reason>(i)).data())] = n;
   }
   nb::list buckets;
-  for (const auto& bucket : model.buckets()) {
+  const auto run_times = model.run_times();
+  for (std::size_t i = 0; i < run_times.size(); ++i) {
+    const auto& bucket = *model.buckets()[i];
     nb::dict b;
-    b["batch_size"] = bucket->rows;
-    b["p50_us"] = bucket->run.quantile_us(0.5);
-    b["p99_us"] = bucket->run.quantile_us(0.99);
-    b["runs"] = bucket->run.count();
+    b["batch_size"] = bucket.rows;
+    b["median_us"] = run_times[i].median_us;
+    b["high_us"] = run_times[i].high_us;
+    b["p50_us"] = bucket.run.quantile_us(0.5);
+    b["p99_us"] = bucket.run.quantile_us(0.99);
+    b["runs"] = bucket.run.count();
     buckets.append(b);
+  }
+  nb::list classes;
+  for (const auto& of_class : stats.classes) {
+    nb::dict c;
+    c["met"] = of_class.met.load();
+    c["missed"] = of_class.missed.load();
+    c["slack"] = histogram(of_class.slack);
+    c["lateness"] = histogram(of_class.lateness);
+    classes.append(c);
   }
   nb::dict out;
   out["name"] = config.name;
@@ -175,20 +190,72 @@ nb::dict describe(const Model& model) {
   out["queued"] = model.queued();
   out["runs_inline"] = model.runs_inline();
   out["finished"] = finished;
-  out["rows"] = counters.rows.load();
-  out["executions"] = counters.executions.load();
-  out["expired_executed"] = counters.expired_executed.load();
+  out["rows"] = stats.rows.load();
+  out["executions"] = stats.executions.load();
+  out["expired_executed"] = stats.expired_executed.load();
+  out["hung"] = stats.hung.load();
+  out["healthy"] = model.healthy();
   out["buckets"] = buckets;
-  out["queue"] = histogram(counters.queue);
-  out["compute"] = histogram(counters.compute);
-  out["total"] = histogram(counters.total);
+  out["classes"] = classes;
+  out["early"] = histogram(stats.early);
+  out["late"] = histogram(stats.late);
+  out["batch_wait"] = histogram(stats.batch_wait);
+  out["admission_p50_ns"] = stats.admission_ns.quantile_us(0.5);
+  out["admission_p99_ns"] = stats.admission_ns.quantile_us(0.99);
+  out["queue"] = histogram(stats.queue);
+  out["compute"] = histogram(stats.compute);
+  out["total"] = histogram(stats.total);
   return out;
+}
+
+Discipline discipline(const std::string& text) {
+  if (text == "deadline") return Discipline::kDeadline;
+  if (text == "fifo") return Discipline::kFifo;
+  raise(Reason::kInvalidConfig, "discipline \"" + text + "\" is unknown; use \"deadline\" or \"fifo\"");
 }
 
 Postprocess postprocess(const std::string& text) {
   if (text.empty()) return Postprocess::kNone;
   if (text == "nms") return Postprocess::kDetections;
   raise(Reason::kInvalidConfig, "postprocess \"" + text + "\" is unknown; use \"nms\" or leave it out");
+}
+
+using Row = std::vector<std::int64_t>;
+
+// Rows of numbers in, rows of numbers out: a trace may have a hundred thousand of them.
+std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
+                               const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
+                               std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
+  std::vector<SimulatedRequest> requests;
+  for (const auto& row : arrivals) {
+    if (row.size() != 7)
+      raise(Reason::kInvalidInput, "an arrival has " + std::to_string(row.size()) + " numbers, wanted 7");
+    requests.push_back({row[0], row[1], static_cast<std::int32_t>(row[2]), static_cast<std::int32_t>(row[3]),
+                        static_cast<std::int32_t>(row[4]), row[5], row[6]});
+  }
+  if (bucket_rows.empty() || bucket_rows.size() != bucket_run_us.size()) {
+    raise(Reason::kInvalidInput, "bucket_rows and bucket_run_us must have the same length, at least 1");
+  }
+  SimulationOptions options;
+  options.scheduler.discipline = discipline(order);
+  options.scheduler.slots = slots;
+  options.scheduler.batch_delay_us = batch_delay_us;
+  options.scheduler.bounds.requests_max = queue_max;
+  options.bucket_rows = bucket_rows;
+  options.bucket_run_us = bucket_run_us;
+  options.noise = noise;
+  options.seed = seed;
+  std::vector<SimulatedOutcome> outcomes;
+  {
+    const nb::gil_scoped_release released;
+    outcomes = simulate(requests, options);
+  }
+  std::vector<Row> out;
+  for (const auto& outcome : outcomes) {
+    out.push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
+                   outcome.batch_rows});
+  }
+  return out;
 }
 
 }  // namespace
@@ -207,6 +274,20 @@ NB_MODULE(_core, m) {
       }
     }
   });
+
+  m.def("simulate", &simulate_rows, "arrivals"_a, nb::kw_only(), "bucket_rows"_a, "bucket_run_us"_a, "slots"_a = 1,
+        "discipline"_a = "deadline", "batch_delay_us"_a = 0, "queue_max"_a = 256, "noise"_a = 0.0, "seed"_a = 0,
+        "Runs the real scheduler in virtual time against an engine that only takes time.\n\n"
+        "arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.\n"
+        "Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().");
+  m.def(
+      "reasons",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; i < kReasonCount; ++i) names.emplace_back(name(static_cast<Reason>(i)));
+        return names;
+      },
+      "Reasons by number, as `simulate` returns them.");
 
   nb::class_<TensorSpec>(m, "TensorSpec",
                          "A name, an element type and the dimensions behind the batch; -1 is any size.")
@@ -229,7 +310,8 @@ NB_MODULE(_core, m) {
              int instances, int threads, std::size_t queue_max, std::uint64_t queue_bytes_max,
              std::int64_t batch_delay_us, std::int64_t default_timeout_us, const std::string& post,
              float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
-             std::int64_t identity_fail_every) {
+             std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us) {
+            const auto which = discipline(order);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
                                    version,
@@ -240,7 +322,9 @@ NB_MODULE(_core, m) {
                                    instances,
                                    threads,
                                    {queue_max, queue_bytes_max},
+                                   which,
                                    batch_delay_us,
+                                   watchdog_us,
                                    default_timeout_us,
                                    step,
                                    {score_threshold, iou_threshold},
@@ -251,7 +335,7 @@ NB_MODULE(_core, m) {
           "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
           "queue_bytes_max"_a = std::uint64_t{256} << 20, "batch_delay_us"_a = 0, "default_timeout_us"_a = 1'000'000,
           "postprocess"_a = "", "score_threshold"_a = 0.35F, "iou_threshold"_a = 0.5F, "identity_delay_us"_a = 0,
-          "identity_fail_every"_a = 0,
+          "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
           "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
       .def_ro("name", &ModelConfig::name)
       .def_ro("version", &ModelConfig::version)

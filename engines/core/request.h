@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -56,10 +55,14 @@ struct OutputTensor {
   std::size_t size = 0;
 };
 
+// Where the time of one request went, and what was expected of it.
 struct Timing {
-  std::int64_t queue_us = 0;
+  std::int64_t queue_us = 0;       // arrival to start of the engine
+  std::int64_t batch_wait_us = 0;  // the part of it after an engine was free: waiting for others to join
   std::int64_t compute_us = 0;
   std::int64_t total_us = 0;
+  std::int64_t predicted_us = 0;  // arrival to completion as predicted at admission; 0: not admitted
+  std::int64_t slack_us = 0;      // deadline minus completion; negative when late
   std::int32_t batch_size = 0;
 };
 
@@ -69,22 +72,15 @@ struct Result {
   Timing timing;
 };
 
-class Request;
-
-// Most urgent class first, then earliest deadline, then arrival order.
+// Place in a tenant's queue: earliest deadline first (arrival first under FIFO), then arrival order.
 struct QueueKey {
-  std::int32_t priority = 0;
   TimePoint deadline;
   std::uint64_t ticket = 0;
 
   bool operator<(const QueueKey& other) const noexcept {
-    if (priority != other.priority) return priority > other.priority;
-    if (deadline != other.deadline) return deadline < other.deadline;
-    return ticket < other.ticket;
+    return deadline != other.deadline ? deadline < other.deadline : ticket < other.ticket;
   }
 };
-
-using QueueMap = std::map<QueueKey, Request*>;
 
 // The base of every request. Whoever submits it keeps it alive until complete() is called, exactly once,
 // on any thread, with no lock held.
@@ -97,16 +93,21 @@ class Request {
   std::int64_t rows = 1;
   TimePoint arrival;
   TimePoint deadline = TimePoint::max();
-  std::int32_t priority = 0;
+  std::int32_t priority = 0;  // 0 to 3, 3 is the most urgent
+  std::string tenant;         // who pays for the engine time
+  std::string stream_id;      // empty: no stream
+  std::int64_t sequence = 0;  // position in the stream
   std::uint64_t size_bytes = 0;
+  std::int64_t predicted_us = 0;  // completion as predicted at admission, from arrival
 
   // Set by whoever learns that nobody waits any more; read before a batch forms.
   std::atomic<bool> cancelled{false};
 
  private:
-  friend class DeadlineQueue;
-  QueueMap::iterator position_;
+  friend class Scheduler;
+  std::uint64_t ticket_ = 0;
   bool queued_ = false;
+  bool probe_ = false;
 };
 
 }  // namespace starling

@@ -23,21 +23,24 @@ enum class Reason : std::uint8_t {
   kEngineFailed,
   kCorruptModel,
   kInvalidConfig,
+  kDeadlineUnmeetable,
+  kSuperseded,
 };
 
-inline constexpr int kReasonCount = 11;
+inline constexpr int kReasonCount = 13;
 
 // Name on the wire and in metrics, such as "QUEUE_FULL".
 constexpr std::string_view name(Reason reason) noexcept {
   constexpr std::string_view kNames[kReasonCount] = {
-      "OK",        "INVALID_INPUT", "MODEL_NOT_FOUND", "MODEL_NOT_READY", "QUEUE_FULL",    "DEADLINE_PASSED",
-      "CANCELLED", "DRAINING",      "ENGINE_FAILED",   "CORRUPT_MODEL",   "INVALID_CONFIG"};
+      "OK",        "INVALID_INPUT", "MODEL_NOT_FOUND", "MODEL_NOT_READY", "QUEUE_FULL",     "DEADLINE_PASSED",
+      "CANCELLED", "DRAINING",      "ENGINE_FAILED",   "CORRUPT_MODEL",   "INVALID_CONFIG", "DEADLINE_UNMEETABLE",
+      "SUPERSEDED"};
   return kNames[static_cast<int>(reason)];
 }
 
 // Canonical gRPC status code of a reason, as a number so that this layer stays free of gRPC.
 constexpr int canonical_code(Reason reason) noexcept {
-  constexpr int kCodes[kReasonCount] = {0, 3, 5, 9, 8, 4, 1, 14, 13, 9, 9};
+  constexpr int kCodes[kReasonCount] = {0, 3, 5, 9, 8, 4, 1, 14, 13, 9, 9, 8, 10};
   return kCodes[static_cast<int>(reason)];
 }
 

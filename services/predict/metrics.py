@@ -20,6 +20,9 @@ _LABELS = ("model", "version")
 _HISTOGRAMS = {
     "total": ("starling_request_duration_seconds", "Arrival to answer of answered requests"),
     "queue": ("starling_queue_duration_seconds", "Arrival to start of the engine"),
+    "batch_wait": ("starling_batch_wait_seconds", "Part of the queue time in which an engine was idle"),
+    "early": ("starling_prediction_early_seconds", "Completion before its prediction, of answered requests"),
+    "late": ("starling_prediction_late_seconds", "Completion after its prediction, of answered requests"),
     "compute": ("starling_compute_duration_seconds", "Engine and post-processing of a batch"),
 }
 
@@ -36,6 +39,8 @@ class NodeCollector(Collector):
         models = self._registry.models()
         yield from _histograms(models)
         yield from _counters(models)
+        yield from _classes(models)
+        yield from _estimates(models)
         yield from _triton(models)
         stats = self._server.stats()
         calls = GaugeMetricFamily("starling_calls_in_flight", "gRPC calls that are not answered yet")
@@ -57,11 +62,14 @@ def _histograms(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     for key, (name, text) in _HISTOGRAMS.items():
         family = HistogramMetricFamily(name, text, labels=_LABELS)
         for model in models:
-            histogram = model[key]
-            buckets = [(_seconds(upper), float(count)) for upper, count in histogram["buckets"]]
-            buckets.append(("+Inf", float(histogram["count"])))
-            family.add_metric(_labels(model), buckets, histogram["sum_us"] / 1e6)
+            family.add_metric(_labels(model), *_histogram(model[key]))
         yield family
+
+
+def _histogram(histogram: Mapping[str, Any]) -> tuple[list[tuple[str, float]], float]:
+    buckets = [(_seconds(upper), float(count)) for upper, count in histogram["buckets"]]
+    buckets.append(("+Inf", float(histogram["count"])))
+    return buckets, histogram["sum_us"] / 1e6
 
 
 def _seconds(upper_us: int) -> str:
@@ -88,6 +96,44 @@ def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         late.add_metric(labels, model["expired_executed"])
         queued.add_metric(labels, model["queued"])
     yield from (requests, rows, runs, late, queued)
+
+
+def _classes(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    labels = (*_LABELS, "priority")
+    met = CounterMetricFamily("starling_deadlines_met", "Requests answered before their deadline", labels=labels)
+    missed = CounterMetricFamily(
+        "starling_deadlines_missed",
+        "Requests answered late, refused or dropped; not invalid or cancelled ones",
+        labels=labels,
+    )
+    slack = HistogramMetricFamily("starling_slack_seconds", "Time left at completion", labels=labels)
+    lateness = HistogramMetricFamily("starling_lateness_seconds", "Time over at completion", labels=labels)
+    for model in models:
+        for priority, of_class in enumerate(model["classes"]):
+            key = (*_labels(model), str(priority))
+            met.add_metric(key, of_class["met"])
+            missed.add_metric(key, of_class["missed"])
+            slack.add_metric(key, *_histogram(of_class["slack"]))
+            lateness.add_metric(key, *_histogram(of_class["lateness"]))
+    yield from (met, missed, slack, lateness)
+
+
+def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    estimate = GaugeMetricFamily(
+        "starling_run_time_estimate_seconds",
+        "Engine time of a batch as admission expects it now",
+        labels=(*_LABELS, "batch_size", "quantile"),
+    )
+    hung = CounterMetricFamily("starling_hung_runs", "Runs given up by the watchdog", labels=_LABELS)
+    healthy = GaugeMetricFamily("starling_model_healthy", "0 after several failures in a row", labels=_LABELS)
+    for model in models:
+        for bucket in model["buckets"]:
+            key = (*_labels(model), str(bucket["batch_size"]))
+            estimate.add_metric((*key, "0.5"), bucket["median_us"] / 1e6)
+            estimate.add_metric((*key, "0.9"), bucket["high_us"] / 1e6)
+        hung.add_metric(_labels(model), model["hung"])
+        healthy.add_metric(_labels(model), float(model["healthy"]))
+    yield from (estimate, hung, healthy)
 
 
 def _triton(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

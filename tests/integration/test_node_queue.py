@@ -17,7 +17,7 @@ from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictRespo
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
-from services.client import Client, DeadlineExceeded, RetryPolicy
+from services.client import Client, ResourceExhausted, RetryPolicy
 from tests.support.node import RunningNode, running_node, wait_until
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
@@ -70,29 +70,45 @@ def executions(node: RunningNode) -> float:
     return node.count("starling_executions_total", model="slow")
 
 
-def test_a_deadline_shorter_than_the_queue_is_missed_and_not_computed(
+def test_a_deadline_shorter_than_the_queue_is_refused_at_once_and_not_computed(
     node: RunningNode, channel: grpc.Channel, client: Client
 ) -> None:
     before = executions(node)
     with busy(node, channel, 2):
         started = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(ResourceExhausted) as caught:
             client.predict("slow", X, deadline_s=0.05)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 0.04
+    assert caught.value.reason == "DEADLINE_UNMEETABLE"
+    assert int(caught.value.metadata["predicted_us"]) > 50_000 > int(caught.value.metadata["left_us"])
+    assert caught.value.retry_delay_s is not None
     assert executions(node) - before == 3
 
 
-def test_a_budget_shorter_than_the_queue_is_refused_with_the_time_it_waited(
+def test_a_budget_shorter_than_a_run_is_refused_with_the_time_it_would_take(
     node: RunningNode, channel: grpc.Channel, client: Client
 ) -> None:
     before = executions(node)
-    with busy(node, channel, 0), pytest.raises(DeadlineExceeded) as caught:
+    with busy(node, channel, 0), pytest.raises(ResourceExhausted) as caught:
         client.predict("slow", X, deadline_s=10, budget_s=0.01, request_id="late")
-    assert caught.value.reason == "DEADLINE_PASSED"
-    assert "us in the queue of slow; it was not computed" in str(caught.value)
-    assert 10_000 <= int(caught.value.metadata["queue_us"]) < 5_000_000
+    assert caught.value.reason == "DEADLINE_UNMEETABLE"
+    assert "slow:1: an answer is predicted in" in str(caught.value)
+    assert 0 < int(caught.value.metadata["left_us"]) <= 10_000
     assert caught.value.metadata["request_id"] == "late"
     assert executions(node) - before == 1
+
+
+def test_a_newer_frame_takes_the_place_of_the_one_that_waits(node: RunningNode, channel: grpc.Channel) -> None:
+    with busy(node, channel, 0):
+        old = send(channel, "old", stream_id="cam", sequence=1)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == 1)
+        new = send(channel, "new", stream_id="cam", sequence=2)
+        refusal = read_refusal(old.exception())
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
+        stale = read_refusal(send(channel, "stale", stream_id="cam", sequence=0).exception())
+        assert stale.reason == "SUPERSEDED"
+        assert new.result().request_id == "new"
+        assert new.result().timing.predicted_us > 0
 
 
 def test_a_budget_that_suffices_changes_nothing(client: Client) -> None:
@@ -107,8 +123,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(node: RunningNo
         refusal = read_refusal(send(channel, "one-too-many").exception())
         assert time.monotonic() - started < RUN_S * QUEUE_MAX
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-    assert refusal.text.startswith("queue of slow is full: 4 requests and 64 bytes wait, at most 4 and")
-    assert refusal.facts == {"model": "slow", "queued": "4", "request_id": "one-too-many"}
+    assert refusal.text.startswith("slow:1: the queue is full: 4 requests and 64 bytes wait, at most 4 and")
+    assert refusal.facts.keys() == {"model", "queued", "request_id", "predicted_us", "left_us"}
+    assert refusal.facts["queued"] == "4"
     # Four runs wait; the estimate is measured, so only its size is certain.
     assert refusal.retry_s is not None
     assert 0.1 < refusal.retry_s < 4

@@ -50,6 +50,12 @@ Status Node::admit(PredictRequestView& view, Request& request, std::shared_ptr<M
   }
   request.inputs = std::move(view.inputs);
   request.priority = view.priority;
+  request.tenant = std::move(view.tenant);
+  // Tenants choose their stream names without knowing of each other.
+  if (!view.stream_id.empty()) {
+    request.stream_id = request.tenant.empty() ? view.stream_id : request.tenant + "/" + view.stream_id;
+    request.sequence = view.sequence;
+  }
   for (const auto& input : request.inputs) request.size_bytes += input.size_bytes;
   if (view.budget_us) {
     // A budget beyond an hour is no bound, and must not overflow the clock.

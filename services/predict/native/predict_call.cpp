@@ -8,6 +8,13 @@ TimePoint steady_deadline(std::chrono::system_clock::time_point deadline) noexce
   return Clock::now() + std::chrono::duration_cast<Clock::duration>(left);
 }
 
+std::string tenant_of(const grpc::ServerContextBase& context) {
+  const auto& headers = context.client_metadata();
+  const auto it = headers.find("x-tenant");
+  if (it == headers.end()) return {};
+  return {it->second.data(), std::min(it->second.size(), kIdMax)};
+}
+
 PredictCall::PredictCall(Node& node, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
                          grpc::ByteBuffer& response)
     : node_(node), context_(context), bytes_(message), response_(response) {
@@ -20,6 +27,7 @@ PredictCall::PredictCall(Node& node, grpc::CallbackServerContext& context, const
 void PredictCall::start() {
   auto status = parse_request(bytes_.spans(), view_);
   if (!status.ok()) node_.malformed.fetch_add(1, std::memory_order_relaxed);
+  view_.tenant = tenant_of(context_);
   if (status.ok()) status = node_.admit(view_, *this, model_);
   if (!status.ok()) {
     Finish(to_grpc_status(status, view_.request_id));

@@ -33,6 +33,9 @@ class PredictCall final : public grpc::ServerUnaryReactor, public Request {
   std::shared_ptr<Model> model_;
 };
 
+// Who pays for a call's engine time: the header `x-tenant`, which the gateway sets; empty without it.
+std::string tenant_of(const grpc::ServerContextBase& context);
+
 // The steady time at which a call's gRPC deadline passes; max() when it has none.
 TimePoint steady_deadline(std::chrono::system_clock::time_point deadline) noexcept;
 

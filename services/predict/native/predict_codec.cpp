@@ -243,6 +243,9 @@ Writer encode_response(const ResponseHeader& header, const Result& result, const
   timing.varint(2, static_cast<std::uint64_t>(result.timing.compute_us));
   timing.varint(3, static_cast<std::uint64_t>(result.timing.total_us));
   timing.varint(4, static_cast<std::uint64_t>(result.timing.batch_size));
+  timing.varint(5, static_cast<std::uint64_t>(result.timing.batch_wait_us));
+  timing.varint(6, static_cast<std::uint64_t>(result.timing.predicted_us));
+  timing.varint(7, static_cast<std::uint64_t>(result.timing.slack_us));
   out.message(6, timing);
   return out;
 }

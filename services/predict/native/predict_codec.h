@@ -20,6 +20,7 @@ struct PredictRequestView {
   std::int64_t sequence = 0;
   std::int32_t priority = 0;
   std::optional<std::int64_t> budget_us;
+  std::string tenant;  // not in the message: whoever authenticated the caller says it
 };
 
 inline constexpr std::size_t kNameMax = 256;

@@ -5,7 +5,7 @@
 namespace starling::predict {
 
 PredictStreamCall::PredictStreamCall(Node& node, grpc::CallbackServerContext& context)
-    : node_(node), deadline_(steady_deadline(context.deadline())) {
+    : node_(node), deadline_(steady_deadline(context.deadline())), tenant_(tenant_of(context)) {
   node_.call_started();
   node_.add_stream(this);
   const std::lock_guard lock(mutex_);
@@ -107,6 +107,7 @@ void PredictStreamCall::item_done(Item& item) {
 void PredictStreamCall::Item::start() {
   auto status = parse_stream_request(bytes_.spans(), view_);
   if (!status.ok()) call_.node_.malformed.fetch_add(1, std::memory_order_relaxed);
+  view_.tenant = call_.tenant_;
   if (status.ok()) status = call_.node_.admit(view_, *this, model_);
   if (status.ok()) {
     // This item may be gone before submit() returns; the model must not be.

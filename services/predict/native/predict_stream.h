@@ -51,6 +51,7 @@ class PredictStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer,
 
   Node& node_;
   TimePoint deadline_;
+  std::string tenant_;
   grpc::ByteBuffer incoming_;
   grpc::ByteBuffer outgoing_;
 

@@ -5,6 +5,7 @@ import pytest
 from engines import EngineError, InvalidInput, QueueFull, errors
 
 CANONICAL = {
+    "ABORTED",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "FAILED_PRECONDITION",

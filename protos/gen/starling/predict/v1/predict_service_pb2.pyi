@@ -42,7 +42,9 @@ class PredictRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in the response and in error details; at most 128 bytes, may be empty."""
     stream_id: _builtins.str
-    """Stream that the request belongs to, such as one camera of one agent; empty means none. At most 128 bytes."""
+    """Stream that the request belongs to, such as one camera of one agent; empty means none. At most 128 bytes.
+    While a request of a stream waits for a model, a newer one takes its place and the older one ends SUPERSEDED.
+    """
     sequence: _builtins.int
     """Position in the stream, growing with time; read only with `stream_id`."""
     priority: _builtins.int
@@ -136,6 +138,9 @@ class Timing(_message.Message):
     COMPUTE_US_FIELD_NUMBER: _builtins.int
     TOTAL_US_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    BATCH_WAIT_US_FIELD_NUMBER: _builtins.int
+    PREDICTED_US_FIELD_NUMBER: _builtins.int
+    SLACK_US_FIELD_NUMBER: _builtins.int
     queue_us: _builtins.int
     """Arrival to start of the engine, in microseconds."""
     compute_us: _builtins.int
@@ -144,6 +149,12 @@ class Timing(_message.Message):
     """Arrival to the response being handed to the transport, in microseconds."""
     batch_size: _builtins.int
     """Rows in the batch that this request was part of, >= 1."""
+    batch_wait_us: _builtins.int
+    """The part of `queue_us` in which an engine was idle and the request waited for others to join its batch."""
+    predicted_us: _builtins.int
+    """Arrival to completion as predicted when the request was admitted, in microseconds."""
+    slack_us: _builtins.int
+    """Time left to the deadline at completion, in microseconds; negative when the answer is late."""
     def __init__(
         self,
         *,
@@ -151,10 +162,13 @@ class Timing(_message.Message):
         compute_us: _builtins.int = ...,
         total_us: _builtins.int = ...,
         batch_size: _builtins.int = ...,
+        batch_wait_us: _builtins.int = ...,
+        predicted_us: _builtins.int = ...,
+        slack_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compute_us", b"compute_us", "queue_us", b"queue_us", "total_us", b"total_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "batch_wait_us", b"batch_wait_us", "compute_us", b"compute_us", "predicted_us", b"predicted_us", "queue_us", b"queue_us", "slack_us", b"slack_us", "total_us", b"total_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,8 @@ class PredictServiceStub:
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 
@@ -57,7 +58,8 @@ class PredictServiceServicer:
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 
@@ -102,7 +104,8 @@ class PredictService:
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 

@@ -31,7 +31,8 @@ class PredictServiceStub:
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 
@@ -52,7 +53,8 @@ class PredictServiceAsyncStub(PredictServiceStub):
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 
@@ -69,7 +71,8 @@ class PredictServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
     `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
-    `QUEUE_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
+    `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
+    frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
     """
 

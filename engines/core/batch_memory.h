@@ -1,0 +1,27 @@
+// The two copies of a request's life: its rows into the batch, and its rows out of it.
+#pragma once
+
+#include <vector>
+
+#include "engine.h"
+#include "model_config.h"
+
+namespace starling {
+
+// Input memory of one slot, grown to the largest batch it has held.
+class BatchMemory {
+ public:
+  // Points `batch` at contiguous inputs with the requests' rows in order, zero-padded to `bucket_rows`.
+  void gather(const Signature& signature, const std::vector<Request*>& requests, std::int64_t bucket_rows,
+              Batch& batch);
+
+ private:
+  std::vector<std::vector<std::uint8_t>> inputs_;
+};
+
+// Outputs of each request, in signature order, after post-processing. The buffers are shared by the whole batch.
+// Throws std::runtime_error when the engine's outputs are not what the model promised.
+std::vector<std::vector<OutputTensor>> scatter(const ModelConfig& config, const std::vector<Request*>& requests,
+                                               const Batch& batch);
+
+}  // namespace starling

@@ -1,0 +1,53 @@
+#include "execution_time.h"
+
+#include <algorithm>
+
+namespace starling {
+namespace {
+
+// Tiny models run tens of thousands of times a second; sorting the window each time would cost what a run costs.
+constexpr std::size_t kEstimateEvery = 8;
+
+}  // namespace
+
+ExecutionTime::ExecutionTime(std::span<const std::int64_t> buckets) : buckets_(buckets.size()) {
+  for (std::size_t i = 0; i < buckets.size(); ++i) buckets_[i].rows = buckets[i];
+}
+
+void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
+  auto& bucket = buckets_[index];
+  bucket.window[bucket.count % kWindow] = run_us;
+  ++bucket.count;
+  if (bucket.count <= kEstimateEvery || bucket.count % kEstimateEvery == 0) estimate(bucket);
+}
+
+void ExecutionTime::estimate(Bucket& bucket) const {
+  auto sorted = bucket.window;
+  const auto n = std::min(bucket.count, kWindow);
+  const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(n);
+  std::sort(sorted.begin(), end);
+  bucket.now = {sorted[(n - 1) / 2], sorted[(n - 1) * 9 / 10]};
+}
+
+std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    if (buckets_[i].rows >= rows) return i;
+  }
+  return buckets_.size() - 1;
+}
+
+std::int64_t ExecutionTime::backlog_us(std::int64_t rows) const noexcept {
+  if (rows <= 0) return 0;
+  // The least time over ways to cut the rows into whole batches of one size and one batch for the rest.
+  std::int64_t best = -1;
+  for (const auto& bucket : buckets_) {
+    const auto whole = rows / bucket.rows;
+    const auto rest = rows % bucket.rows;
+    const auto rest_us = rest == 0 ? 0 : buckets_[bucket_for(rest)].now.median_us;
+    const auto us = whole * bucket.now.median_us + rest_us;
+    if (best < 0 || us < best) best = us;
+  }
+  return best;
+}
+
+}  // namespace starling

@@ -1,0 +1,52 @@
+// How long a run of each batch bucket takes here: medians and high quantiles of recent runs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace starling {
+
+// Two quantiles of one bucket, in microseconds.
+struct RunTime {
+  std::int64_t median_us = 0;
+  std::int64_t high_us = 0;  // 90th percentile
+};
+
+// Estimates from a window of the last 64 runs a bucket. A few slow runs (a noisy neighbour) leave the median alone
+// and move the high quantile only while they make up a tenth of the window; a lasting change is adopted within half
+// a window. Not thread-safe; pure: no clock.
+class ExecutionTime {
+ public:
+  static constexpr std::size_t kWindow = 64;
+
+  // buckets: rows of each compiled batch size, ascending.
+  explicit ExecutionTime(std::span<const std::int64_t> buckets);
+
+  void observe(std::size_t bucket, std::int64_t run_us);
+
+  RunTime run_time(std::size_t bucket) const noexcept { return buckets_[bucket].now; }
+  std::int64_t rows(std::size_t bucket) const noexcept { return buckets_[bucket].rows; }
+  std::size_t size() const noexcept { return buckets_.size(); }
+
+  // Smallest bucket that holds `rows`; the largest when none does.
+  std::size_t bucket_for(std::int64_t rows) const noexcept;
+
+  // Median engine time to work off `rows` waiting rows on one slot, in batches of the cheapest bucket a row.
+  std::int64_t backlog_us(std::int64_t rows) const noexcept;
+
+ private:
+  struct Bucket {
+    std::int64_t rows = 1;
+    std::array<std::int64_t, kWindow> window{};
+    std::size_t count = 0;  // runs ever seen
+    RunTime now;
+  };
+
+  void estimate(Bucket& bucket) const;
+
+  std::vector<Bucket> buckets_;
+};
+
+}  // namespace starling

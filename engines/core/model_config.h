@@ -1,0 +1,36 @@
+// What a model version is and how it is run, as the repository says it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "detections.h"
+#include "scheduler.h"
+
+namespace starling {
+
+enum class Postprocess : std::uint8_t { kNone, kDetections };
+
+struct ModelConfig {
+  std::string name;
+  std::int64_t version = 1;
+  std::string backend;  // "openvino" or "identity"
+  std::string path;     // model file; empty for identity
+  Signature signature;  // as agents see it
+  std::vector<std::int64_t> buckets{1};
+  int instances = 1;
+  int threads = 1;
+  QueueBounds queue;
+  Discipline discipline = Discipline::kDeadline;
+  std::int64_t batch_delay_us = 0;
+  std::int64_t watchdog_us = 5'000'000;  // a run that takes longer has hung
+  std::int64_t default_timeout_us = 1'000'000;
+  Postprocess postprocess = Postprocess::kNone;
+  DetectionOptions detections;
+  std::int64_t identity_delay_us = 0;
+  std::int64_t identity_fail_every = 0;
+};
+
+inline std::string label(const ModelConfig& config) { return config.name + ":" + std::to_string(config.version); }
+
+}  // namespace starling

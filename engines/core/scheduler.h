@@ -1,0 +1,162 @@
+// Which request runs next, with whom, and which is refused at once. Pure: time is an argument, nothing waits here.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "execution_time.h"
+#include "request.h"
+
+namespace starling {
+
+enum class Discipline : std::uint8_t {
+  kDeadline,  // everything below
+  kFifo,      // arrival order, no admission, expired work runs: what other servers do, kept to measure against
+};
+
+struct QueueBounds {
+  std::size_t requests_max = 256;
+  std::uint64_t bytes_max = std::uint64_t{256} << 20;
+};
+
+struct SchedulerOptions {
+  QueueBounds bounds;
+  Discipline discipline = Discipline::kDeadline;
+  int slots = 1;
+  std::int64_t batch_delay_us = 0;
+  // Engine time a tenant may be ahead of the others before they go first.
+  std::int64_t quantum_us = 20'000;
+  // A request that has headed its tenant's queue this long goes before any class: strict priority starves nobody
+  // for longer than this plus one run.
+  std::int64_t starvation_us = 500'000;
+  // An idle model whose last run is this long ago admits one request whatever the estimates say: an estimate that
+  // refuses everything would never be corrected.
+  std::int64_t probe_after_us = 500'000;
+};
+
+// What became of an offer.
+struct Admission {
+  Status refusal;                 // ok: the scheduler holds the request
+  Request* superseded = nullptr;  // an older frame of the same stream that left the queue for this one
+  std::int64_t predicted_us = 0;  // predicted completion, from now
+};
+
+// Requests that left the queue because computing them would be waste.
+struct Purged {
+  std::vector<Request*> expired;   // the deadline has passed
+  std::vector<Request*> hopeless;  // it will have passed when a run that starts now is over
+  std::vector<Request*> cancelled;
+  bool empty() const noexcept { return expired.empty() && hopeless.empty() && cancelled.empty(); }
+};
+
+// What to do next: run a batch, or come back later.
+struct Dispatch {
+  std::vector<Request*> requests;     // empty: nothing to run now
+  std::size_t bucket = 0;             // index of the bucket to run them in
+  TimePoint wake = TimePoint::max();  // when a held-back batch must go, if nothing else happens
+};
+
+// The queue of one model. Not thread-safe: its model holds a lock around each call.
+//
+// Order: class (priority 3 first), inside a class the tenants that have engine time left in this round, among these
+// the earliest deadline. A tenant pays for its rows in measured engine microseconds; when no waiting tenant has any
+// left, all get `quantum_us` more (deficit round robin).
+//
+// Admission is a promise: a request is taken only if it is predicted to be answered in time and to make no request of
+// its class and tenant late that was promised before. A more urgent class may still break the promise to a lesser one.
+class Scheduler {
+ public:
+  static constexpr int kClasses = 4;
+
+  // times: kept up to date by the model; must outlive the scheduler.
+  Scheduler(const SchedulerOptions& options, const ExecutionTime& times);
+
+  // Takes the request or says why not. `free_in_us`: time until each busy slot is predicted to be free, idle slots
+  // left out. Does not touch a superseded request's memory afterwards.
+  Admission offer(Request& request, TimePoint now, std::span<const std::int64_t> free_in_us);
+
+  // The check of `offer` without queueing, for a request that would run at once on an idle slot.
+  Status check_alone(Request& request, TimePoint now, std::int64_t& predicted_us);
+
+  // Moves out what is cancelled, what has a deadline that is not after `now`, and what can not be met any more.
+  Purged purge(TimePoint now);
+
+  // Moves out the next batch, or says when to ask again.
+  Dispatch next(TimePoint now);
+
+  // True when it was queued and is not any more.
+  bool remove(Request& request);
+
+  // Moves everything out, for shutdown.
+  std::vector<Request*> drain();
+
+  // The earliest deadline of a queued request; max() when there is none.
+  TimePoint next_deadline() const noexcept;
+
+  std::size_t size() const noexcept { return size_; }
+  bool empty() const noexcept { return size_ == 0; }
+  std::int64_t rows() const noexcept { return rows_; }
+  std::uint64_t size_bytes() const noexcept { return size_bytes_; }
+
+  // Bounds that an autopilot may move while requests wait.
+  void set_batch_delay_us(std::int64_t us) noexcept { options_.batch_delay_us = us; }
+  void set_largest_bucket(std::size_t index) noexcept { largest_bucket_ = index; }
+  const SchedulerOptions& options() const noexcept { return options_; }
+
+ private:
+  struct Tenant {
+    std::map<QueueKey, Request*> queue;
+    std::int64_t credit_us = 0;
+    std::int64_t rows = 0;
+  };
+  using Tenants = std::map<std::string, Tenant, std::less<>>;
+  struct Class {
+    Tenants tenants;  // with idle ones, at most kTenantsMax
+    std::size_t size = 0;
+    std::int64_t rows = 0;
+  };
+  bool fifo() const noexcept { return options_.discipline == Discipline::kFifo; }
+  int band_of(const Request& request) const noexcept;
+  std::string_view payer_of(const Request& request) const noexcept;
+  Tenant& tenant_of(const Request& request);
+  QueueKey key_of(const Request& request) const noexcept;
+  Request* queued_frame_of(const Request& request) const;
+  std::int64_t row_us() const noexcept;
+
+  std::int64_t rows_ahead(const Request& request, const Request* leaving) const;
+  bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t start_us, TimePoint now) const;
+  Status refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
+
+  bool may_probe(TimePoint now, bool idle) const noexcept;
+  Request* overdue(TimePoint now) const;
+  Request* first_of(Class& band) const;
+  static void start_round(Tenants& tenants, std::int64_t quantum_us);
+  std::vector<Request*> companions(Request& first) const;
+  std::size_t choose_bucket(const std::vector<Request*>& joining, TimePoint now) const;
+
+  void push(Request& request);
+  void erase(Request& request);
+
+  SchedulerOptions options_;
+  const ExecutionTime& times_;
+  std::array<Class, kClasses> classes_;
+  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each stream
+  std::multimap<TimePoint, Request*> deadlines_;      // of everything queued
+  std::uint64_t next_ticket_ = 0;
+  TimePoint last_start_;  // of a run, as far as this scheduler knows
+  std::size_t largest_bucket_;
+  std::size_t size_ = 0;
+  std::int64_t rows_ = 0;
+  std::uint64_t size_bytes_ = 0;
+};
+
+// True when two requests may share a batch: the same shapes behind the batch dimension.
+bool same_shapes(const Request& a, const Request& b) noexcept;
+
+}  // namespace starling

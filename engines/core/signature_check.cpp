@@ -1,0 +1,79 @@
+#include "signature_check.h"
+
+#include <algorithm>
+
+namespace starling {
+namespace {
+
+std::string got(const InputTensor& input) { return std::string(name(input.data_type)) + to_string(input.shape); }
+
+Status check_input(const ModelConfig& config, const TensorSpec& spec, const InputTensor& input) {
+  const auto refuse = [&](const std::string& what) {
+    Status status{Reason::kInvalidInput, {}, 0, {{"model", config.name}, {"input", spec.name}}};
+    status.message = "signature mismatch: " + label(config) + " input \"" + spec.name + "\" " + what;
+    return status;
+  };
+  bool fits = input.data_type == spec.data_type && input.shape.size() == spec.dims.size() + 1;
+  for (std::size_t i = 0; fits && i < spec.dims.size(); ++i) {
+    fits = input.shape[i + 1] > 0 && (spec.dims[i] < 0 || spec.dims[i] == input.shape[i + 1]);
+  }
+  if (!fits) return refuse("wants " + to_string(spec) + ", got " + got(input) + "; convert or reshape before sending");
+  const auto expected = byte_size(input.data_type, input.shape.data(), input.shape.size());
+  if (!expected) return refuse("has shape " + to_string(input.shape) + ", whose size overflows; send the true shape");
+  if (*expected != input.size_bytes) {
+    return refuse("of shape " + to_string(input.shape) + " needs " + std::to_string(*expected) + " bytes, got " +
+                  std::to_string(input.size_bytes) + "; send row-major elements without padding");
+  }
+  return {};
+}
+
+}  // namespace
+
+Status check_request(const ModelConfig& config, Request& request) {
+  const auto& specs = config.signature.inputs;
+  const std::string model = label(config);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    auto it = std::find_if(request.inputs.begin() + static_cast<std::ptrdiff_t>(std::min(i, request.inputs.size())),
+                           request.inputs.end(), [&](const InputTensor& t) { return t.name == specs[i].name; });
+    if (it == request.inputs.end()) {
+      std::string names;
+      for (const auto& t : request.inputs) names += (names.empty() ? "\"" : ", \"") + t.name + "\"";
+      return {Reason::kInvalidInput,
+              "signature mismatch: " + model + " wants input \"" + specs[i].name + "\" " + to_string(specs[i]) +
+                  ", got " + (names.empty() ? "no input" : names) + "; send every input of the signature once",
+              0,
+              {{"model", config.name}, {"input", specs[i].name}}};
+    }
+    std::iter_swap(request.inputs.begin() + static_cast<std::ptrdiff_t>(i), it);
+    if (auto status = check_input(config, specs[i], request.inputs[i]); !status.ok()) return status;
+  }
+  if (request.inputs.size() > specs.size()) {
+    return {Reason::kInvalidInput,
+            "signature mismatch: " + model + " has " + std::to_string(specs.size()) + " input(s), \"" +
+                request.inputs[specs.size()].name + "\" is not one of them or came twice; leave it out",
+            0,
+            {{"model", config.name}}};
+  }
+  request.rows = request.inputs.empty() ? 1 : request.inputs.front().shape.front();
+  for (const auto& input : request.inputs) {
+    const auto rows = input.shape.front();
+    if (rows == request.rows && rows >= 1 && rows <= config.buckets.back()) continue;
+    return {Reason::kInvalidInput,
+            "batch mismatch: " + model + " input \"" + input.name + "\" has batch " + std::to_string(rows) +
+                ", wanted the same number in every input, 1 to " + std::to_string(config.buckets.back()) +
+                "; split the request",
+            0,
+            {{"model", config.name}, {"input", input.name}}};
+  }
+  if (request.size_bytes > config.queue.bytes_max) {
+    // Not QUEUE_FULL: trying again would never help.
+    return {Reason::kInvalidInput,
+            "request of " + std::to_string(request.size_bytes) + " bytes is larger than the whole queue of " + model +
+                ", " + std::to_string(config.queue.bytes_max) + " bytes; send fewer rows or smaller ones",
+            0,
+            {{"model", config.name}}};
+  }
+  return {};
+}
+
+}  // namespace starling

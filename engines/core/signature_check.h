@@ -1,0 +1,12 @@
+// Does a request fit a model's signature? Pure.
+#pragma once
+
+#include "model_config.h"
+
+namespace starling {
+
+// Checks names, types, shapes, sizes and the batch, brings the inputs into signature order and sets `rows`.
+// A refusal says what was wanted, what was got and what to do.
+Status check_request(const ModelConfig& config, Request& request);
+
+}  // namespace starling

@@ -1,0 +1,49 @@
+#include "execution_time.h"
+
+#include <gtest/gtest.h>
+
+namespace starling {
+namespace {
+
+constexpr std::int64_t kConvnet[] = {1, 2, 4};
+
+ExecutionTime tiny_net() {
+  static constexpr std::int64_t kRows[] = {1, 8, 32};
+  ExecutionTime times(kRows);
+  times.observe(0, 12);
+  times.observe(1, 20);
+  times.observe(2, 50);
+  return times;
+}
+
+TEST(ExecutionTime, FewSlowRunsLeaveTheMedianAlone) {
+  ExecutionTime times(kConvnet);
+  for (int i = 0; i < 200; ++i) times.observe(0, i % 20 == 0 ? 90'000 : 16'000);
+  EXPECT_EQ(times.run_time(0).median_us, 16'000);
+  EXPECT_EQ(times.run_time(0).high_us, 16'000);
+}
+
+TEST(ExecutionTime, LastingChangeIsAdoptedWithinAWindow) {
+  ExecutionTime times(kConvnet);
+  for (int i = 0; i < 100; ++i) times.observe(0, 10'000);
+  for (int i = 0; i < 40; ++i) times.observe(0, 80'000);
+  EXPECT_EQ(times.run_time(0).median_us, 80'000);
+}
+
+TEST(ExecutionTime, BacklogUsesTheCheapestWayToCutTheRows) {
+  const auto times = tiny_net();
+  EXPECT_EQ(times.backlog_us(0), 0);
+  EXPECT_EQ(times.backlog_us(1), 12);
+  EXPECT_EQ(times.backlog_us(8), 20);
+  EXPECT_EQ(times.backlog_us(9), 32);
+  EXPECT_EQ(times.backlog_us(64), 100);
+}
+
+TEST(ExecutionTime, RequestLargerThanEveryBucketGetsTheLargest) {
+  const auto times = tiny_net();
+  EXPECT_EQ(times.bucket_for(2), 1U);
+  EXPECT_EQ(times.bucket_for(33), 2U);
+}
+
+}  // namespace
+}  // namespace starling
