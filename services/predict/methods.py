@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from google.rpc import error_details_pb2  # noqa: F401  # as below: tools can read the details of a refusal
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from starling.predict.v1 import model_service_pb2 as pb

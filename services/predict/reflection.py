@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
@@ -33,13 +34,24 @@ class Reflection:
             elif kind == "file_by_filename":
                 self._add(response, self._pool.FindFileByName(request.file_by_filename))
             elif kind == "file_containing_symbol":
-                self._add(response, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
+                self._add(response, self._find_file(request.file_containing_symbol))
             else:
                 raise KeyError(f"{kind or 'an empty request'}; our messages have no extensions")
         except KeyError as error:
             response.error_response.error_code = _NOT_FOUND
             response.error_response.error_message = f"not found: {error.args[0]}"
         return response
+
+    def _find_file(self, symbol: str) -> FileDescriptor:
+        """Returns the file of a message, enumeration, service or, unlike the pool, of a method.
+
+        Raises:
+            KeyError: nothing is called so.
+        """
+        service, _, method = symbol.rpartition(".")
+        with suppress(KeyError):
+            return self._pool.FindServiceByName(service).methods_by_name[method].containing_service.file
+        return self._pool.FindFileContainingSymbol(symbol)
 
     def _add(self, response: pb.ServerReflectionResponse, file: FileDescriptor) -> None:
         """Adds a file and everything it imports, imports first."""
