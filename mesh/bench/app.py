@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from mesh.bench import detector, memory, unary
+from mesh.bench import detector, goodput, memory, tenants, unary
 from mesh.bench.result import Result
 from mesh.bench.rig import Rig, open_rig
 from services.host import read_settings, setting
@@ -21,6 +21,8 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "unary": unary.run,
     "detector": detector.run,
     "memory": memory.run,
+    "goodput": goodput.run,
+    "tenants": tenants.run,
 }
 _ALL = "all"
 

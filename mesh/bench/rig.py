@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from mesh.supervisor import Supervisor
 
 PREDICT = "/starling.predict.v1.PredictService/Predict"
 _LOAD_GRACE_S = 60.0
+_LAG_MAX_US = 20_000
+_METRICS_TIMEOUT_S = 5.0
 
 
 class BenchFailed(MeshError):
@@ -103,6 +106,23 @@ class Rig:
             raise BenchFailed(f"{found['errors']} requests failed, the first with: {found['first_error']}")
         return Load(**{name: found[name] for name in Load.__slots__})
 
+    async def replay(self, server: Child, request: Path, trace: Path, *, seconds: float) -> Mapping[str, Any]:
+        """Sends the requests of a trace at their times and returns what became of them.
+
+        Raises:
+            BenchFailed: the generator failed, or was so late itself that its figures mean nothing.
+        """
+        found = await self.run_json(
+            *(find_program("starling-replay"), server.facts["grpc"], PREDICT, str(request), str(trace)),
+            core=self.load_core,
+            timeout_s=seconds + _LOAD_GRACE_S,
+        )
+        if found["lag_p99_us"] > _LAG_MAX_US:
+            raise BenchFailed(
+                f"the load generator was {found['lag_p99_us'] / 1e3:.0f} ms late; keep the machine quiet and run again"
+            )
+        return found
+
     async def run_json(self, *command: str, core: int, timeout_s: float) -> Mapping[str, Any]:
         """Runs a program on one core and returns the JSON object it prints.
 
@@ -152,6 +172,18 @@ def find_program(name: str) -> str:
     if not path.is_file():
         raise ProgramMissing(name, str(path), "it was not built; run `make build`")
     return str(path)
+
+
+async def read_counter(node: Child, name: str) -> float:
+    """Returns the sum of a metric of a node over its labels; 0 when it has none."""
+
+    def read() -> float:
+        address = f"http://{node.facts['metrics']}/metrics"
+        with urllib.request.urlopen(address, timeout=_METRICS_TIMEOUT_S) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+    return await asyncio.to_thread(read)
 
 
 def read_rss_bytes(pid: int) -> int:

@@ -124,6 +124,14 @@ def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         "Engine time of a batch as admission expects it now",
         labels=(*_LABELS, "batch_size", "quantile"),
     )
+    admission = GaugeMetricFamily(
+        "starling_admission_seconds_p50",
+        "Median cost of deciding about a request since the model was loaded",
+        labels=_LABELS,
+    )
+    for model in models:
+        admission.add_metric(_labels(model), model["admission_p50_ns"] / 1e9)
+    yield admission
     hung = CounterMetricFamily("starling_hung_runs", "Runs given up by the watchdog", labels=_LABELS)
     healthy = GaugeMetricFamily("starling_model_healthy", "0 after several failures in a row", labels=_LABELS)
     for model in models:
