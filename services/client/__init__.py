@@ -11,6 +11,7 @@ from .codec import MESSAGE_BYTES_MAX
 from .errors import (
     Cancelled,
     DeadlineExceeded,
+    DeadlineUnmeetable,
     Draining,
     FailedPrecondition,
     InternalError,
@@ -22,6 +23,7 @@ from .errors import (
     QueueFull,
     ResourceExhausted,
     StarlingError,
+    Superseded,
     Unavailable,
 )
 from .models import BucketTiming, ModelInfo, ModelState, TensorInfo
@@ -37,6 +39,7 @@ __all__ = [
     "Cancelled",
     "Client",
     "DeadlineExceeded",
+    "DeadlineUnmeetable",
     "Draining",
     "FailedPrecondition",
     "InternalError",
@@ -54,6 +57,7 @@ __all__ = [
     "ResourceExhausted",
     "RetryPolicy",
     "StarlingError",
+    "Superseded",
     "TensorInfo",
     "Unavailable",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
+_DIGITS_MAX = 18  # of a number that a peer gave; more would be centuries
+
 
 class StarlingError(Exception):
     """A call was not answered.
@@ -97,6 +99,34 @@ class QueueFull(ResourceExhausted):
     """The model's queue is full; `retry_delay_s` says when to come back."""
 
     default_reason = "QUEUE_FULL"
+
+
+class DeadlineUnmeetable(ResourceExhausted):
+    """The node knows that the answer would come too late, and said so instead of computing it.
+
+    `retry_delay_s` says when the same time would be enough, if nobody else asks meanwhile.
+    """
+
+    default_reason = "DEADLINE_UNMEETABLE"
+
+    @property
+    def needed_s(self) -> float | None:
+        """Returns the seconds from arrival that an answer would have taken, at least; None when the node gave none."""
+        for fact in ("predicted_us", "left_us"):  # a request given up in the queue needs more than it had left
+            text = self.metadata.get(fact, "")
+            if text.isdecimal() and text.isascii():
+                return int(text[:_DIGITS_MAX]) / 1e6
+        return None
+
+
+class Superseded(StarlingError):
+    """A newer frame of the same stream took its place; wait for the answer to that one.
+
+    Never tried again: the older frame would only take the place of a newer one.
+    """
+
+    status = "ABORTED"
+    default_reason = "SUPERSEDED"
 
 
 class DeadlineExceeded(StarlingError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from .errors import StarlingError, Unavailable
+from .errors import DeadlineUnmeetable, StarlingError, Superseded, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,8 @@ class RetryPolicy:
     """Tries again within the call's deadline, no sooner than the node asked for.
 
     Only refusals are tried again: those that carry a retry delay, and an unreachable target.
-    Predictions change nothing on the node, so a second one does no harm.
+    Predictions change nothing on the node, so a second one does no harm. A superseded frame is never
+    sent again; one whose deadline the node could not meet only while the time that it needs is left.
 
     Attributes:
         attempts_max: tries in all, >= 1.
@@ -46,8 +47,11 @@ class RetryPolicy:
             rng: spreads the waits, so that a fleet does not come back all at once.
         """
         asked_s = error.retry_delay_s
-        if attempt >= self.attempts_max or (asked_s is None and not isinstance(error, Unavailable)):
+        if attempt >= self.attempts_max or isinstance(error, Superseded):
             return None
+        if asked_s is None and not isinstance(error, Unavailable):
+            return None
+        needed_s = (error.needed_s or 0.0) if isinstance(error, DeadlineUnmeetable) else 0.0
         backoff_s = min(self.backoff_s_max, self.backoff_s * 2 ** (attempt - 1))
         wait_s = max(asked_s or 0.0, backoff_s) + rng.uniform(0.0, backoff_s / 2)
-        return wait_s if wait_s < left_s else None
+        return wait_s if wait_s + needed_s < left_s else None

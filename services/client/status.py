@@ -23,6 +23,8 @@ _BY_REASON: dict[str, type[StarlingError]] = {
         errors.ModelNotFound,
         errors.ModelNotReady,
         errors.QueueFull,
+        errors.DeadlineUnmeetable,
+        errors.Superseded,
         errors.DeadlineExceeded,
         errors.Draining,
         errors.Cancelled,

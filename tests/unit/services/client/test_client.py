@@ -18,6 +18,7 @@ from services.client import (
     Cancelled,
     Client,
     DeadlineExceeded,
+    DeadlineUnmeetable,
     Draining,
     FailedPrecondition,
     InternalError,
@@ -31,6 +32,7 @@ from services.client import (
     ResourceExhausted,
     RetryPolicy,
     StarlingError,
+    Superseded,
     TensorInfo,
     Unavailable,
 )
@@ -93,7 +95,11 @@ def test_the_deadline_travels(node: FakeNode) -> None:
         ("FAILED_PRECONDITION", "MODEL_NOT_READY", ModelNotReady),
         ("FAILED_PRECONDITION", "CORRUPT_MODEL", FailedPrecondition),
         ("RESOURCE_EXHAUSTED", "QUEUE_FULL", QueueFull),
+        ("RESOURCE_EXHAUSTED", "DEADLINE_UNMEETABLE", DeadlineUnmeetable),
         ("RESOURCE_EXHAUSTED", "QUOTA", ResourceExhausted),
+        ("ABORTED", "SUPERSEDED", Superseded),
+        ("ABORTED", "CONFLICT", StarlingError),
+        ("RESOURCE_EXHAUSTED", "SUPERSEDED", ResourceExhausted),
         ("DEADLINE_EXCEEDED", "DEADLINE_PASSED", DeadlineExceeded),
         ("UNAVAILABLE", "DRAINING", Draining),
         ("INTERNAL", "ENGINE_FAILED", InternalError),
@@ -250,6 +256,69 @@ def test_a_policy_does_not_repeat_what_cannot_succeed(node: FakeNode) -> None:
     node.answer = lambda _: refuse("INVALID_ARGUMENT", "INVALID_INPUT")
     with Client(node.target, retry=RetryPolicy()) as client, pytest.raises(InvalidInput):
         client.predict("m", {"x": FRAME})
+    assert len(node.requests) == 1
+
+
+def test_a_policy_never_sends_a_superseded_frame_again(node: FakeNode) -> None:
+    node.answer = lambda _: refuse("ABORTED", "SUPERSEDED", 0.001)  # the delay is a mistake of the peer
+    with Client(node.target, retry=RetryPolicy()) as client, pytest.raises(Superseded):
+        client.predict("m", {"x": FRAME}, deadline_s=5)
+    assert len(node.requests) == 1
+
+
+def test_an_unmeetable_deadline_says_what_an_answer_would_have_needed(node: FakeNode) -> None:
+    node.answer = lambda _: refuse(
+        "RESOURCE_EXHAUSTED", "DEADLINE_UNMEETABLE", 0.02, predicted_us=70_000, left_us=50_000
+    )
+    with Client(node.target) as client, pytest.raises(DeadlineUnmeetable) as caught:
+        client.predict("m", {"x": FRAME}, deadline_s=0.05)
+    assert (caught.value.needed_s, caught.value.retry_delay_s) == (0.07, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("facts", "needed_s"),
+    [
+        ({"predicted_us": "70000", "left_us": "50000"}, 0.07),
+        ({"queue_us": "3", "left_us": "50000"}, 0.05),  # given up in the queue: this was too little
+        ({"predicted_us": "soon", "left_us": "50000"}, 0.05),
+        ({"predicted_us": "9" * 10_000}, 999_999_999_999.999999),
+        ({"predicted_us": "-1"}, None),
+        ({"predicted_us": "\u0663"}, None),  # a digit, of another script
+        ({}, None),
+    ],
+)
+def test_what_an_answer_needs_is_read_from_whatever_the_node_says(
+    facts: dict[str, str], needed_s: float | None
+) -> None:
+    assert DeadlineUnmeetable("late", metadata=facts).needed_s == needed_s
+
+
+def test_an_unmeetable_deadline_is_tried_again_only_while_there_is_time_for_it() -> None:
+    policy = RetryPolicy(backoff_s=0.001)
+    error = DeadlineUnmeetable("late", metadata={"predicted_us": "70000"}, retry_delay_s=0.02)
+
+    def wait_s(left_s: float) -> float | None:
+        return policy.get_wait_s(error, attempt=1, left_s=left_s, rng=Random(7))
+
+    # The delay alone would fit into 60 ms; an answer after it would not.
+    assert wait_s(0.060) is None
+    assert wait_s(0.089) is None
+    assert 0.02 <= (wait_s(0.1) or 0) < 0.021
+
+
+def test_a_budget_is_spent_anew_by_a_second_try_but_the_deadline_is_not(node: FakeNode) -> None:
+    def late_once(request: PredictRequest) -> bytes:
+        if len(node.requests) > 1:
+            return echo(request)
+        return refuse("RESOURCE_EXHAUSTED", "DEADLINE_UNMEETABLE", 0.005, predicted_us=70_000, left_us=65_000)
+
+    node.answer = late_once
+    with Client(node.target, retry=RetryPolicy()) as client:
+        client.predict("m", {"x": FRAME}, deadline_s=5, budget_s=0.065)
+        assert len(node.requests) == 2
+        node.requests.clear()
+        with pytest.raises(DeadlineUnmeetable):
+            client.predict("m", {"x": FRAME}, deadline_s=0.068)
     assert len(node.requests) == 1
 
 
