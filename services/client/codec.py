@@ -157,8 +157,11 @@ def _read_response(response: PredictResponse, round_trip_us: int) -> Prediction:
         request_id=response.request_id,
         node=response.node,
         queue_us=response.timing.queue_us,
+        batch_wait_us=response.timing.batch_wait_us,
         compute_us=response.timing.compute_us,
         total_us=response.timing.total_us,
+        predicted_us=response.timing.predicted_us,
+        slack_us=response.timing.slack_us,
         batch_size=response.timing.batch_size,
         round_trip_us=round_trip_us,
     )

@@ -92,7 +92,10 @@ def build_json(prediction: Prediction, model: ModelInfo | None, *, min_score: fl
         "batch_size": prediction.batch_size,
         "round_trip_us": prediction.round_trip_us,
         "total_us": prediction.total_us,
+        "predicted_us": prediction.predicted_us,
+        "slack_us": prediction.slack_us,
         "queue_us": prediction.queue_us,
+        "batch_wait_us": prediction.batch_wait_us,
         "compute_us": prediction.compute_us,
         "outputs": {
             name: {"dtype": str(array.dtype), "shape": list(array.shape), "data": array.astype(object).tolist()}
@@ -143,12 +146,24 @@ def _build_arrays(arrays: Mapping[str, Array]) -> Table:
 
 
 def _build_timing(prediction: Prediction) -> Text:
-    """Returns one line that adds up: way there and back, waiting, computing, the rest on the node."""
+    """Returns a line that adds up: way there and back, waiting, computing, the rest on the node.
+
+    A second one says what the node expected and how close the deadline was, where the node tells.
+    """
     rest_us = max(0, prediction.total_us - prediction.queue_us - prediction.compute_us)
     way_us = max(0, prediction.round_trip_us - prediction.total_us)
     node = prediction.node or "an unnamed node"
-    return Text(
+    batch_wait_us = prediction.batch_wait_us
+    for_batch = f" ({batch_wait_us / 1e3:.1f} for the batch)" if batch_wait_us else ""
+    text = (
         f"{prediction.model}:{prediction.version} on {node}, {prediction.round_trip_us / 1e3:.1f} ms = "
-        f"way {way_us / 1e3:.1f} + queue {prediction.queue_us / 1e3:.1f} + "
+        f"way {way_us / 1e3:.1f} + queue {prediction.queue_us / 1e3:.1f}{for_batch} + "
         f"compute {prediction.compute_us / 1e3:.1f} + other {rest_us / 1e3:.1f}, batch of {prediction.batch_size}"
     )
+    if prediction.predicted_us:
+        slack = f"{abs(prediction.slack_us) / 1e3:.1f} ms {'before' if prediction.slack_us >= 0 else 'after'}"
+        text += (
+            f"\n{prediction.total_us / 1e3:.1f} ms on the node, {prediction.predicted_us / 1e3:.1f} predicted, "
+            f"{slack} the deadline"
+        )
+    return Text(text)

@@ -52,8 +52,14 @@ class Prediction:
         request_id: that of the request.
         node: node that answered.
         queue_us: arrival at the node to start of the engine, in microseconds.
+        batch_wait_us: the part of it in which an engine was idle and the request waited for others to
+            join its batch, in microseconds.
         compute_us: engine and post-processing of the whole batch, in microseconds.
         total_us: arrival at the node to its answer, in microseconds.
+        predicted_us: what the node expected `total_us` to be when it admitted the request; 0 when it
+            made no prediction.
+        slack_us: time left to the deadline when the answer was ready, in microseconds; negative when it
+            was late.
         batch_size: rows in the batch that the request was part of.
         round_trip_us: time of the whole call as seen from here, in microseconds.
     """
@@ -64,8 +70,11 @@ class Prediction:
     request_id: str = ""
     node: str = ""
     queue_us: int = 0
+    batch_wait_us: int = 0
     compute_us: int = 0
     total_us: int = 0
+    predicted_us: int = 0
+    slack_us: int = 0
     batch_size: int = 0
     round_trip_us: int = 0
 
@@ -85,7 +94,8 @@ class Prediction:
         return (
             f"<Prediction {self.model}:{self.version} node={self.node} {shapes} "
             f"batch={self.batch_size} queue={self.queue_us}us compute={self.compute_us}us "
-            f"total={self.total_us}us round_trip={self.round_trip_us}us>"
+            f"total={self.total_us}us predicted={self.predicted_us}us slack={self.slack_us}us "
+            f"round_trip={self.round_trip_us}us>"
         )
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from services.client import (
     AsyncClient,
     Client,
+    DeadlineUnmeetable,
     ModelInfo,
     Prediction,
     PredictionError,
@@ -30,6 +31,7 @@ def check_client() -> None:
         assert_type(prediction["boxes"], npt.NDArray[np.generic])
         assert_type(prediction.outputs, Mapping[str, npt.NDArray[np.generic]])
         assert_type(prediction.round_trip_us, int)
+        assert_type((prediction.batch_wait_us, prediction.predicted_us, prediction.slack_us), tuple[int, int, int])
         assert_type(client.models(), tuple[ModelInfo, ...])
         assert_type(client.model("nanodet").inputs, tuple[TensorInfo, ...])
         assert_type(client.load("nanodet"), ModelInfo)
@@ -58,3 +60,8 @@ def check_errors(error: QueueFull) -> None:
     assert_type(error.retry_delay_s, float | None)
     assert_type(error.metadata, Any)  # type: ignore[assert-type]  # it is a mapping of texts, not anything
     assert_type(error.metadata["model"], str)
+
+
+def check_unmeetable(error: DeadlineUnmeetable) -> None:
+    assert_type(error.needed_s, float | None)
+    assert_type(error.retry_delay_s, float | None)

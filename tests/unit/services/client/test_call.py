@@ -60,7 +60,15 @@ def answer(request: PredictRequest) -> bytes:
         "classifier": [build_tensor("logits", "FP32", np.arange(10, dtype=np.float32).reshape(1, 10))],
         "policy": list(request.inputs),
     }[request.model_name]
-    timing = Timing(queue_us=400, compute_us=16_000, total_us=17_000, batch_size=2)
+    timing = Timing(
+        queue_us=400,
+        batch_wait_us=300,
+        compute_us=16_000,
+        total_us=17_000,
+        predicted_us=16_800,
+        slack_us=-2_000 if request.model_name == "policy" else 83_000,
+        batch_size=2,
+    )
     return PredictResponse(
         model_name=request.model_name, model_version=1, node="edge-0", outputs=outputs, timing=timing
     ).SerializeToString()
@@ -108,7 +116,8 @@ def test_a_picture_is_answered_with_a_table_and_a_picture(
     assert text.index("class-7") < text.index("class-2")
     assert "0.88" in text
     assert "detector:1 on edge-0" in text
-    assert "queue 0.4 + compute 16.0 + other 0.6, batch of 2" in text
+    assert "queue 0.4 (0.3 for the batch) + compute 16.0 + other 0.6, batch of 2" in text
+    assert "17.0 ms on the node, 16.8 predicted, 83.0 ms before the deadline" in text
     assert f"wrote {out}" in errors
     picture = cv2.imread(str(out))
     assert picture is not None
@@ -122,7 +131,8 @@ def test_json_is_one_object_with_everything(call: Call, photo: Path) -> None:
     assert status == 0
     assert value["detections"] == [{"row": 0, "label": "class-7", "score": 0.875, "box": [70.0, 20.0, 110.0, 90.0]}]
     assert value["outputs"]["count"] == {"dtype": "int32", "shape": [1], "data": [2]}
-    assert (value["node"], value["compute_us"]) == ("edge-0", 16_000)
+    assert (value["node"], value["compute_us"], value["batch_wait_us"]) == ("edge-0", 16_000, 300)
+    assert (value["predicted_us"], value["slack_us"]) == (16_800, 83_000)
 
 
 def test_a_classifier_shows_its_best_classes(call: Call, photo: Path, tmp_path: Path) -> None:
@@ -141,6 +151,7 @@ def test_arrays_of_any_model_are_shown_and_saved(call: Call, node: FakeNode, tmp
     assert status == 0
     assert node.requests[0].inputs[0].data_type == DataType.DATA_TYPE_FP16
     assert "float16" in text
+    assert "2.0 ms after the deadline" in text
     assert "[ 1 -2]" in text
     with np.load(out) as saved:
         assert saved["state"].tolist() == [[0.5, 1.0]]
@@ -192,6 +203,15 @@ def test_a_refusal_names_its_reason_and_when_to_come_back(call: Call, node: Fake
     assert errors == "starling call: about QUEUE_FULL [QUEUE_FULL]; try again in 0.25 s\n"
 
 
+def test_a_deadline_that_can_not_be_met_is_explained(call: Call, node: FakeNode) -> None:
+    node.answer = lambda _: refuse("RESOURCE_EXHAUSTED", "DEADLINE_UNMEETABLE", 0.02, predicted_us=70_000)
+    status, _, errors = call("policy", "--input", "state=[1]")
+    assert (status, errors) == (
+        1,
+        "starling call: about DEADLINE_UNMEETABLE [DEADLINE_UNMEETABLE]; try again in 0.02 s\n",
+    )
+
+
 def test_an_unknown_model_and_a_lost_gateway_end_with_1(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("resnet", "--input", "x=[1]")[0] == 1
     assert main(["m", "--input", "x=[1]", "--target", "127.0.0.1:1"]) == 1
@@ -199,7 +219,10 @@ def test_an_unknown_model_and_a_lost_gateway_end_with_1(call: Call, capsys: pyte
 
 
 def test_a_peer_without_a_model_service_still_answers(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["m", "--input", "x=[[1, 2]]", "--target", serve().target, "--json"]) == 0
+    target = serve().target
+    assert main(["m", "--input", "x=[[1, 2]]", "--target", target]) == 0
+    assert "predicted" not in capsys.readouterr().out  # a node that does not tell
+    assert main(["m", "--input", "x=[[1, 2]]", "--target", target, "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["outputs"]["x"] == {"dtype": "float32", "shape": [1, 2], "data": [[1.0, 2.0]]}
 

@@ -13,10 +13,11 @@ from starling.predict.v1.predict_service_pb2 import (
     PredictResponse,
     PredictStreamRequest,
     PredictStreamResponse,
+    Timing,
 )
 from starling.tensor.v1.tensor_pb2 import DataType, Tensor
 
-from services.client import InvalidInput, MalformedReply, Prediction, PredictionError, Request
+from services.client import InvalidInput, MalformedReply, Prediction, PredictionError, Request, Superseded
 from services.client.codec import (
     MESSAGE_BYTES_MAX,
     decode_response,
@@ -228,6 +229,25 @@ def test_a_refusal_in_a_stream_keeps_its_facts() -> None:
     assert repr(refusal.to_error()) == "<QueueFull QUEUE_FULL retry in 0.25 s: full>"
 
 
+def test_a_superseded_frame_in_a_stream_is_an_error_of_its_own() -> None:
+    reply = PredictStreamResponse()
+    reply.error.code = 10
+    reply.error.reason = "SUPERSEDED"
+    refusal = decode_stream_response(reply.SerializeToString(), 9)
+    assert isinstance(refusal, PredictionError)
+    assert (refusal.status, type(refusal.to_error())) == ("ABORTED", Superseded)
+
+
+def test_the_nodes_account_of_the_time_is_complete() -> None:
+    timing = Timing(
+        queue_us=1, compute_us=2, total_us=3, batch_size=4, batch_wait_us=5, predicted_us=6, slack_us=-(2**62)
+    )
+    answer = decode_response(PredictResponse(timing=timing).SerializeToString(), 8)
+    assert {field.name: getattr(answer, field.name) for field in Timing.DESCRIPTOR.fields} == {
+        field.name: value for field, value in timing.ListFields()
+    }
+
+
 def test_an_empty_stream_reply_is_malformed() -> None:
     with pytest.raises(MalformedReply, match=r"neither an answer nor a refusal"):
         decode_stream_response(b"", 0)
@@ -238,7 +258,8 @@ def test_an_answer_reads_well() -> None:
     reply = PredictResponse(model_name="m", model_version=3, node="edge-0", outputs=[tensor], request_id="r")
     prediction = decode_response(reply.SerializeToString(), 1234)
     assert repr(prediction) == (
-        "<Prediction m:3 node=edge-0 x:float32[1, 2] batch=0 queue=0us compute=0us total=0us round_trip=1234us>"
+        "<Prediction m:3 node=edge-0 x:float32[1, 2] batch=0 queue=0us compute=0us total=0us predicted=0us "
+        "slack=0us round_trip=1234us>"
     )
     with pytest.raises(KeyError, match=r"no output 'z'; there are x"):
         prediction["z"]
