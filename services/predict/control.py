@@ -51,12 +51,16 @@ class Method:
 
 
 class ControlLoop:
-    """Drains the native server's queue of control calls until it is closed."""
+    """Drains the native server's queue of control calls until it is closed.
+
+    A call is taken only when a worker is free, so that the native queue's bound is the only one.
+    """
 
     def __init__(self, server: Server, methods: Mapping[str, Method]) -> None:
         self._server = server
         self._methods = methods
         self._stopping = threading.Event()
+        self._free = threading.Semaphore(_WORKERS)
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="control")
         self._thread = threading.Thread(target=self._drain, name="control", daemon=True)
         self._thread.start()
@@ -69,8 +73,12 @@ class ControlLoop:
 
     def _drain(self) -> None:
         while not self._stopping.is_set():
+            if not self._free.acquire(timeout=_POLL_S):
+                continue
             call = self._server.next_call(_POLL_S)
-            if call is not None:
+            if call is None:
+                self._free.release()
+            else:
                 self._workers.submit(self._answer, call)
 
     def _answer(self, call: ControlCall) -> None:
@@ -79,3 +87,5 @@ class ControlLoop:
         except Exception as error:
             code, message, details = encode_error(error)
             call.fail(code, message, details)
+        finally:
+            self._free.release()
