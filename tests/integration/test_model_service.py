@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starling.predict.v1.model_service_pb2 import GetModelRequest
+from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
 from engines import DataType
 from services.client import (
@@ -23,6 +25,7 @@ from services.client import (
     StarlingError,
 )
 from tests.support.node import RunningNode, StartNode, running_node, wait_until
+from tests.support.node_calls import read_refusal
 from tests.support.node_models import build_detector, build_plus_one, detector, identity, plus_one, publish
 
 FP32 = DataType.FP32
@@ -256,3 +259,19 @@ def test_a_version_that_cannot_be_loaded_is_failed_until_it_can(client: Client, 
         client.load("slow")
     assert caught.value.reason == "INVALID_CONFIG"
     assert caught.value.metadata["line"] == "1"
+
+
+def test_too_many_calls_at_once_are_refused_with_a_delay(own: RunningNode, client: Client, models: Path) -> None:
+    # Four loads keep the four workers busy; then 64 calls may wait.
+    for number in range(4):
+        publish(models, identity(f"heavy-{number}", (FP32, (4,)), delay_us=150_000))
+    with ThreadPoolExecutor(4) as pool, own.connect() as channel:
+        loads = [pool.submit(client.load, f"heavy-{number}") for number in range(4)]
+        assert wait_until(lambda: own.count("starling_calls_in_flight") == 4)
+        stub = ModelServiceStub(channel)
+        calls = [stub.GetModel.future(GetModelRequest(name="echo"), timeout=20) for _ in range(80)]
+        refusals = [read_refusal(error) for error in (call.exception() for call in calls) if error is not None]
+        assert {model.result().state for model in loads} == {ModelState.READY}
+    assert len(refusals) == 16
+    assert {(one.code.name, one.reason, one.retry_s) for one in refusals} == {("RESOURCE_EXHAUSTED", "QUEUE_FULL", 1.0)}
+    assert refusals[0].text.startswith("too many control calls wait on node node-1, at most 64; retry")
