@@ -163,6 +163,8 @@ class Fleet:
                 batch_size=answer.batch_size if answer else 0,
                 queue_ms=answer.queue_us / 1e3 if answer else 0.0,
                 compute_ms=answer.compute_us / 1e3 if answer else 0.0,
+                total_ms=answer.total_us / 1e3 if answer else 0.0,
+                predicted_ms=answer.predicted_us / 1e3 if answer else 0.0,
                 frame_index=frame_index,
                 x=x,
                 y=y,

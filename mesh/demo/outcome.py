@@ -14,7 +14,7 @@ class Verdict(StrEnum):
 
     ANSWERED = "answered"  # in time
     MISSED = "missed"  # after the deadline, or not at all
-    REJECTED = "rejected"  # the mesh said at once that it cannot
+    REJECTED = "rejected"  # the mesh said in time that it cannot, or that a newer frame took its place
     FAILED = "failed"  # anything else
 
 
@@ -36,7 +36,8 @@ class Outcome:
         reason: why it was not answered, such as `QUEUE_FULL`; empty otherwise.
         node: who answered; empty if nobody did.
         batch_size: frames in the batch that it was part of; 0 without an answer.
-        queue_ms, compute_ms: the node's own account.
+        queue_ms, compute_ms, total_ms: the node's own account.
+        predicted_ms: what the node expected `total_ms` to be; 0 if it did not say.
         frame_index: frame of the video that it was cut from.
         x, y: left upper corner of the cut, pixels.
         detections: what was found, best first.
@@ -53,6 +54,8 @@ class Outcome:
     batch_size: int = 0
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+    total_ms: float = 0.0
+    predicted_ms: float = 0.0
     frame_index: int = 0
     x: int = 0
     y: int = 0
@@ -82,7 +85,7 @@ def judge(elapsed_ms: float, deadline_ms: float, status: str) -> Verdict:
 
     >>> judge(40, 100, "OK"), judge(101, 100, "OK")
     (<Verdict.ANSWERED: 'answered'>, <Verdict.MISSED: 'missed'>)
-    >>> judge(3, 100, "UNAVAILABLE"), judge(3, 100, "INTERNAL")
+    >>> judge(3, 100, "ABORTED"), judge(3, 100, "INTERNAL")
     (<Verdict.REJECTED: 'rejected'>, <Verdict.FAILED: 'failed'>)
     """
     match status:
@@ -90,7 +93,7 @@ def judge(elapsed_ms: float, deadline_ms: float, status: str) -> Verdict:
             return Verdict.ANSWERED if elapsed_ms <= deadline_ms else Verdict.MISSED
         case "DEADLINE_EXCEEDED":
             return Verdict.MISSED
-        case "RESOURCE_EXHAUSTED" | "UNAVAILABLE":
+        case "RESOURCE_EXHAUSTED" | "UNAVAILABLE" | "ABORTED":
             return Verdict.REJECTED
         case _:
             return Verdict.FAILED

@@ -27,6 +27,8 @@ class Summary:
             first.
         p50_ms, p95_ms, p99_ms: latency; None without any.
         queue_p50_ms, compute_p50_ms: median of the nodes' own accounts of waiting and of working.
+        prediction_error_p50_ms, prediction_error_p99_ms: how far off the nodes were when they predicted
+            at admission how long they would take; of answered and missed frames, None without any.
         throughput_rps: answers in time per second.
         batch_sizes: number of frames by the size of the batch that they were part of.
     """
@@ -41,6 +43,8 @@ class Summary:
     p99_ms: float | None
     queue_p50_ms: float | None
     compute_p50_ms: float | None
+    prediction_error_p50_ms: float | None
+    prediction_error_p99_ms: float | None
     throughput_rps: float
     batch_sizes: Mapping[int, int]
 
@@ -57,6 +61,8 @@ class Summary:
             "p99_ms": self.p99_ms,
             "queue_p50_ms": self.queue_p50_ms,
             "compute_p50_ms": self.compute_p50_ms,
+            "prediction_error_p50_ms": self.prediction_error_p50_ms,
+            "prediction_error_p99_ms": self.prediction_error_p99_ms,
             "throughput_rps": self.throughput_rps,
             "batch_sizes": {str(size): count for size, count in self.batch_sizes.items()},
         }
@@ -139,6 +145,7 @@ def summarise(outcomes: Sequence[Outcome], flown_s: float) -> Summary:
     timed = (Verdict.ANSWERED, Verdict.MISSED)
     latencies_ms = sorted(o.elapsed_ms for o in outcomes if o.verdict in timed)
     batch_sizes = Counter(o.batch_size for o in outcomes if o.batch_size)
+    errors_ms = sorted(round(abs(o.total_ms - o.predicted_ms), 3) for o in outcomes if o.predicted_ms)
     return Summary(
         sent=len(outcomes),
         answered=counts[Verdict.ANSWERED],
@@ -150,6 +157,8 @@ def summarise(outcomes: Sequence[Outcome], flown_s: float) -> Summary:
         p99_ms=get_percentile(latencies_ms, 99),
         queue_p50_ms=get_percentile([o.queue_ms for o in outcomes if o.batch_size], 50),
         compute_p50_ms=get_percentile([o.compute_ms for o in outcomes if o.batch_size], 50),
+        prediction_error_p50_ms=get_percentile(errors_ms, 50),
+        prediction_error_p99_ms=get_percentile(errors_ms, 99),
         throughput_rps=round(counts[Verdict.ANSWERED] / flown_s, 2) if flown_s > 0 else 0.0,
         batch_sizes=dict(sorted(batch_sizes.items())),
     )

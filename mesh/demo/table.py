@@ -57,6 +57,11 @@ def build_notes(report: Report) -> list[str]:
     if report.reasons:
         why = ", ".join(f"{reason} x{count}" for reason, count in report.reasons.items())
         notes.append(f"not answered in time: {why}")
+    if (median_ms := report.total.prediction_error_p50_ms) is not None:
+        notes.append(
+            f"the nodes predicted their own time to {median_ms:.1f} ms (p50), "
+            f"{_show(report.total.prediction_error_p99_ms)} ms (p99)"
+        )
     if report.lag_ms_p99 is not None and report.lag_ms_p99 > _LAG_SHOWN_MS:
         notes.append(
             f"the fleet itself was up to {report.lag_ms_p99:.0f} ms late (p99): this machine is "

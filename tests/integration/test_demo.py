@@ -207,6 +207,21 @@ def test_refused_frames_are_rejected_and_not_failed(start_demo: StartDemo, tmp_p
     assert report["nodes"]["nobody"]["rejected"] == report["rejected"]
 
 
+@pytest.mark.parametrize("reason", ["DEADLINE_UNMEETABLE", "SUPERSEDED"])
+def test_what_the_scheduler_refuses_is_rejected_and_named(start_demo: StartDemo, tmp_path: Path, reason: str) -> None:
+    demo = start_demo("--agents", "4", "--seconds", "3")
+    demo.wait_for("first frame answered")
+    time.sleep(1.0)
+    for node in ("edge-1", "edge-2", "cloud-1"):
+        (tmp_path / "repository" / f"{node}.reject").write_text(reason)
+    exit_code, out, _ = demo.end()
+    report = demo.read_report()
+    assert (exit_code, report["failed"]) == (0, 0)
+    assert report["rejected"] == report["reasons"][reason] > 0
+    assert f"{reason} x{report['rejected']}" in out
+    assert 0.9 <= report["prediction_error_p50_ms"] <= 1.1
+
+
 def test_a_file_that_is_no_video_is_named(start_demo: StartDemo, tmp_path: Path) -> None:
     bad = tmp_path / "bad.avi"
     bad.write_text("no video")

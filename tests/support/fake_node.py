@@ -2,7 +2,8 @@
 
 It takes the node's command line and prints the node's ready line, so that the mesh can be tested
 without native code.
-Two files in its repository steer it while it runs: `NAME.latency_ms` and `NAME.reject`.
+Two files in its repository steer it while it runs: `NAME.latency_ms` and `NAME.reject`; the latter may hold the
+reason that refusals carry.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from starling.predict.v1 import (
@@ -56,8 +59,9 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         arrived = time.monotonic()
         if self.draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
-        if self.waiting >= self.queue_max or (self.repository / f"{self.name}.reject").exists():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self.name} is full")
+        reject = self.repository / f"{self.name}.reject"
+        if self.waiting >= self.queue_max or reject.exists():
+            await _refuse(context, f"{self.name} is full", reject.read_text() if reject.exists() else "")
         self.waiting += 1
         try:
             async with self._engine:
@@ -88,6 +92,7 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         response.timing.queue_us = int((started - arrived) * 1e6)
         response.timing.compute_us = int((done - started) * 1e6)
         response.timing.total_us = int((done - arrived) * 1e6)
+        response.timing.predicted_us = response.timing.total_us + 1000
         response.timing.batch_size = 1
         return response
 
@@ -135,6 +140,15 @@ class FakeModels(model_service_pb2_grpc.ModelServiceServicer):
                 return model_service_pb2.GetModelResponse(model=model)
         await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
         raise AssertionError("abort raises")
+
+
+async def _refuse(context: grpc.aio.ServicerContext[Any, Any], text: str, reason: str) -> None:
+    """Ends a call as a full node does, with the details that go with a reason."""
+    code = grpc.StatusCode.ABORTED if reason == "SUPERSEDED" else grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = status_pb2.Status(code=code.value[0], message=text)
+    if reason:
+        status.details.add().Pack(error_details_pb2.ErrorInfo(domain="starling", reason=reason))
+    await context.abort(code, text, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
 def _tensor(name: str, array: np.ndarray, data_type: tensor_pb2.DataType.ValueType) -> tensor_pb2.Tensor:

@@ -21,6 +21,8 @@ _MS = st.floats(0, 1e6)
         (100.0, "DEADLINE_EXCEEDED", Verdict.MISSED),
         (3.0, "RESOURCE_EXHAUSTED", Verdict.REJECTED),
         (3.0, "UNAVAILABLE", Verdict.REJECTED),
+        (3.0, "ABORTED", Verdict.REJECTED),  # superseded by a newer frame
+        (101.0, "RESOURCE_EXHAUSTED", Verdict.REJECTED),
         (3.0, "INTERNAL", Verdict.FAILED),
         (3.0, "INVALID_ARGUMENT", Verdict.FAILED),
         (3.0, "CANCELLED", Verdict.FAILED),
@@ -42,6 +44,8 @@ def test_a_frame_is_judged(elapsed_ms: float, status: str, verdict: Verdict) -> 
         verdict=st.sampled_from(Verdict),
         reason=st.text(),
         node=st.text(),
+        total_ms=_MS,
+        predicted_ms=_MS,
         detections=st.lists(st.tuples(_MS, _MS, _MS, _MS, _MS, st.integers(0, 79))).map(tuple),
     )
 )

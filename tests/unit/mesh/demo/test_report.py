@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mesh.demo.outcome import Outcome, Verdict
 from mesh.demo.report import NOBODY, Report, build_report, get_percentile
+from mesh.demo.table import build_notes
 
 _TIERS = {"edge-1": "edge", "edge-2": "edge", "cloud-1": "cloud"}
 
@@ -17,6 +18,8 @@ def build_outcome(
     elapsed_ms: float = 20.0,
     batch_size: int = 1,
     reason: str = "",
+    total_ms: float = 0.0,
+    predicted_ms: float = 0.0,
 ) -> Outcome:
     return Outcome(
         agent=0,
@@ -28,6 +31,8 @@ def build_outcome(
         node=node,
         batch_size=batch_size,
         reason=reason,
+        total_ms=total_ms,
+        predicted_ms=predicted_ms,
     )
 
 
@@ -56,6 +61,36 @@ def test_a_run_is_counted_per_node_and_tier() -> None:
     assert report.total.batch_sizes == {1: 3, 2: 1}
     assert report.reasons == {"LATE_ANSWER": 1, "QUEUE_FULL": 1}
     assert report.is_good
+
+
+def test_every_reason_is_listed_with_its_count() -> None:
+    def reject(reason: str) -> Outcome:
+        return build_outcome(Verdict.REJECTED, node="", batch_size=0, reason=reason)
+
+    report = build_report(
+        [reject("SUPERSEDED"), reject("DEADLINE_UNMEETABLE"), reject("DEADLINE_UNMEETABLE"), build_outcome()],
+        _TIERS,
+        flown_s=1.0,
+    )
+    assert (report.total.rejected, report.total.failed) == (3, 0)
+    assert "not answered in time: DEADLINE_UNMEETABLE x2, SUPERSEDED x1" in build_notes(report)
+
+
+def test_predictions_are_held_against_what_came() -> None:
+    errors_ms = {"edge-1": (2, -1, 0.5), "edge-2": (40,)}
+    outcomes = [
+        build_outcome(node=node, total_ms=20 + error_ms, predicted_ms=20)
+        for node, some in errors_ms.items()
+        for error_ms in some
+    ]
+    # Neither a node that predicts nothing nor a frame that nobody answered is a bad prediction.
+    silent = [build_outcome(node="cloud-1", total_ms=30), build_outcome(Verdict.REJECTED, node="", batch_size=0)]
+    report = build_report([*outcomes, *silent], _TIERS, flown_s=1.0)
+    assert (report.total.prediction_error_p50_ms, report.total.prediction_error_p99_ms) == (1, 40)
+    assert report.by_node["edge-1"].to_json()["prediction_error_p99_ms"] == 2
+    assert report.by_node["cloud-1"].prediction_error_p50_ms is None
+    assert "the nodes predicted their own time to 1.0 ms (p50), 40.0 ms (p99)" in build_notes(report)
+    assert not any("predicted" in note for note in build_notes(build_report(silent, _TIERS, flown_s=1.0)))
 
 
 def test_the_json_has_the_agreed_fields_everywhere() -> None:
