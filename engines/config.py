@@ -68,6 +68,7 @@ class ModelConfig:
     threads: int = 1  # per instance; convnets gain more from a second instance than from a second thread
     queue_bytes_max: int = 256 << 20  # forty frames of 1080p
     version_count: int = 1
+    response_cache_ms: int = 0  # answers to equal inputs are kept this long; 0: not at all
     discipline: Discipline = Discipline.DEADLINE
     watchdog_ms: int = 5000  # a run that takes longer has hung; the slowest model we ship takes a tenth of a second
     postprocess: Postprocess = Postprocess.NONE

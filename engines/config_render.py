@@ -26,6 +26,7 @@ def render_config(config: ModelConfig) -> str:
     parameters = {
         "threads": str(config.threads),
         "queue_bytes_max": str(config.queue_bytes_max),
+        "response_cache_ms": str(config.response_cache_ms),
         "discipline": config.discipline.value,
         "watchdog_ms": str(config.watchdog_ms),
     }

@@ -89,6 +89,7 @@ def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = 
         default_timeout_us=batching.timeout_us,
         threads=parameters.threads,
         queue_bytes_max=parameters.queue_bytes_max,
+        response_cache_ms=parameters.response_cache_ms,
         discipline=parameters.discipline,
         watchdog_ms=parameters.watchdog_ms,
         postprocess=parameters.postprocess,
@@ -114,6 +115,7 @@ class _Batching(NamedTuple):
 class _Parameters(NamedTuple):
     threads: int
     queue_bytes_max: int
+    response_cache_ms: int
     discipline: Discipline
     watchdog_ms: int
     postprocess: Postprocess
@@ -216,6 +218,7 @@ def _read_parameters(root: Fields) -> _Parameters:
     known = (
         "threads",
         "queue_bytes_max",
+        "response_cache_ms",
         "discipline",
         "watchdog_ms",
         "postprocess",
@@ -292,6 +295,8 @@ def _read_parameters(root: Fields) -> _Parameters:
                 whole=True,
             )
         ),
+        # Longer than ten seconds is not kept, whatever is asked for.
+        response_cache_ms=int(number("response_cache_ms", 0, 0, 10_000, whole=True)),
         discipline=Discipline(order),
         watchdog_ms=int(number("watchdog_ms", _DEFAULTS.watchdog_ms, 10, 3_600_000, whole=True)),
         postprocess=Postprocess(post),

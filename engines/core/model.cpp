@@ -31,6 +31,11 @@ SchedulerOptions scheduler_options(const ModelConfig& config) {
   return options;
 }
 
+std::uint64_t next_id() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
 std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(to - from).count();
 }
@@ -38,7 +43,8 @@ std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
 }  // namespace
 
 Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
-    : config_(std::move(config)),
+    : id_(next_id()),
+      config_(std::move(config)),
       engine_(std::move(engine)),
       times_(config_.buckets),
       scheduler_(scheduler_options(config_), times_),

@@ -34,6 +34,8 @@ class Model {
   // Returns the number of admitted requests that got no answer.
   std::size_t drain(TimePoint until);
 
+  // Unique for every load and never reused, so that nothing remembered of it can be taken for another's.
+  std::uint64_t id() const noexcept { return id_; }
   const ModelConfig& config() const noexcept { return config_; }
   const Engine& engine() const noexcept { return *engine_; }
   const ModelStats& stats() const noexcept { return stats_; }
@@ -73,6 +75,7 @@ class Model {
   void dispose(const Purged& purged);
   void supersede(Request& request);
 
+  const std::uint64_t id_;
   ModelConfig config_;
   std::unique_ptr<Engine> engine_;
   ModelStats stats_;

@@ -25,6 +25,7 @@ struct ModelConfig {
   std::int64_t batch_delay_us = 0;
   std::int64_t watchdog_us = 5'000'000;  // a run that takes longer has hung
   std::int64_t default_timeout_us = 1'000'000;
+  std::int64_t response_cache_us = 0;  // answers to equal inputs are kept this long; 0: not at all
   Postprocess postprocess = Postprocess::kNone;
   DetectionOptions detections;
   std::int64_t identity_delay_us = 0;

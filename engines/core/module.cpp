@@ -310,7 +310,8 @@ NB_MODULE(_core, m) {
              int instances, int threads, std::size_t queue_max, std::uint64_t queue_bytes_max,
              std::int64_t batch_delay_us, std::int64_t default_timeout_us, const std::string& post,
              float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
-             std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us) {
+             std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us,
+             std::int64_t response_cache_us) {
             const auto which = discipline(order);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
@@ -326,6 +327,7 @@ NB_MODULE(_core, m) {
                                    batch_delay_us,
                                    watchdog_us,
                                    default_timeout_us,
+                                   response_cache_us,
                                    step,
                                    {score_threshold, iou_threshold},
                                    identity_delay_us,
@@ -336,6 +338,7 @@ NB_MODULE(_core, m) {
           "queue_bytes_max"_a = std::uint64_t{256} << 20, "batch_delay_us"_a = 0, "default_timeout_us"_a = 1'000'000,
           "postprocess"_a = "", "score_threshold"_a = 0.35F, "iou_threshold"_a = 0.5F, "identity_delay_us"_a = 0,
           "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
+          "response_cache_us"_a = 0,
           "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
       .def_ro("name", &ModelConfig::name)
       .def_ro("version", &ModelConfig::version)

@@ -82,6 +82,8 @@ struct QueueKey {
   }
 };
 
+class Scheduler;
+
 // The base of every request. Whoever submits it keeps it alive until complete() is called, exactly once,
 // on any thread, with no lock held.
 class Request {
@@ -106,7 +108,9 @@ class Request {
  private:
   friend class Scheduler;
   std::uint64_t ticket_ = 0;
-  bool queued_ = false;
+  // The scheduler that holds it. A request may be offered to one model after another, and whoever cancels it may
+  // know only an earlier one; written under the lock of the model whose scheduler it names.
+  std::atomic<const Scheduler*> queued_in_{nullptr};
   bool probe_ = false;
 };
 

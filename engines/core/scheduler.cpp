@@ -178,7 +178,7 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
 
 void Scheduler::push(Request& request) {
   request.ticket_ = next_ticket_++;
-  request.queued_ = true;
+  request.queued_in_ = this;
   auto& band = classes_[band_of(request)];
   auto it = band.tenants.find(payer_of(request));
   if (it == band.tenants.end()) {
@@ -208,7 +208,7 @@ void Scheduler::erase(Request& request) {
   --size_;
   rows_ -= request.rows;
   size_bytes_ -= request.size_bytes;
-  request.queued_ = false;
+  request.queued_in_ = nullptr;
   auto [it, end] = deadlines_.equal_range(request.deadline);
   deadlines_.erase(std::find_if(it, end, [&](const auto& entry) { return entry.second == &request; }));
   const auto frame = frames_.find(request.stream_id);
@@ -216,7 +216,7 @@ void Scheduler::erase(Request& request) {
 }
 
 bool Scheduler::remove(Request& request) {
-  if (!request.queued_) return false;
+  if (request.queued_in_ != this) return false;
   erase(request);
   return true;
 }

@@ -26,6 +26,7 @@ from .errors import (
     Superseded,
     Unavailable,
 )
+from .fallback import Fallback, LastValue, SimilarFrame
 from .models import BucketTiming, ModelInfo, ModelState, TensorInfo
 from .retry import RetryPolicy
 from .values import Array, Prediction, PredictionError, Request
@@ -42,8 +43,10 @@ __all__ = [
     "DeadlineUnmeetable",
     "Draining",
     "FailedPrecondition",
+    "Fallback",
     "InternalError",
     "InvalidInput",
+    "LastValue",
     "MalformedReply",
     "ModelInfo",
     "ModelNotFound",
@@ -56,6 +59,7 @@ __all__ = [
     "Request",
     "ResourceExhausted",
     "RetryPolicy",
+    "SimilarFrame",
     "StarlingError",
     "Superseded",
     "TensorInfo",

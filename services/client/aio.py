@@ -25,6 +25,7 @@ from .channel import (
 )
 from .codec import decode_response, encode_request
 from .errors import Cancelled, StarlingError, Unavailable
+from .fallback import Fallback, SimilarFrame
 from .models import ModelInfo, read_model
 from .retry import RetryPolicy
 from .status import translate_rpc_error
@@ -75,6 +76,8 @@ class AsyncClient:
         sequence: int = 0,
         priority: int = 0,
         budget_s: float | None = None,
+        cache: SimilarFrame | None = None,
+        allow: Sequence[Fallback] = (),
     ) -> Prediction:
         """Returns the model's answer; see `Client.predict`."""
         request = Request(
@@ -87,6 +90,8 @@ class AsyncClient:
             sequence=sequence,
             priority=priority,
             budget_s=budget_s,
+            cache=cache,
+            allow=tuple(allow),
         )
         return await self.send(request, deadline_s=deadline_s)
 

@@ -22,6 +22,7 @@ from .channel import (
 )
 from .codec import decode_response, encode_request
 from .errors import StarlingError, Unavailable
+from .fallback import Fallback, SimilarFrame
 from .models import ModelInfo, read_model
 from .retry import RetryPolicy
 from .status import translate_rpc_error
@@ -79,6 +80,8 @@ class Client:
         sequence: int = 0,
         priority: int = 0,
         budget_s: float | None = None,
+        cache: SimilarFrame | None = None,
+        allow: Sequence[Fallback] = (),
     ) -> Prediction:
         """Returns the model's answer.
 
@@ -93,6 +96,8 @@ class Client:
             sequence: position in the stream.
             priority: 0 to 3; larger is more urgent.
             budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
+            cache: when the answer to an earlier frame of the stream will do; None means: never.
+            allow: what else will do, best first: names of smaller models, `SimilarFrame`, `LastValue`; at most 4.
 
         Raises:
             StarlingError: a subclass says what went wrong, see `services.client.errors`.
@@ -107,6 +112,8 @@ class Client:
             sequence=sequence,
             priority=priority,
             budget_s=budget_s,
+            cache=cache,
+            allow=tuple(allow),
         )
         return self.send(request, deadline_s=deadline_s)
 

@@ -6,10 +6,8 @@ memory, joined once. Going through protobuf objects would copy a camera frame tw
 
 from __future__ import annotations
 
-import math
 from types import MappingProxyType
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from starling.predict.v1.predict_service_pb2 import (
     PredictError,
@@ -20,7 +18,9 @@ from starling.predict.v1.predict_service_pb2 import (
 )
 from starling.tensor.v1.tensor_pb2 import Tensor
 
+from .durations import build_duration
 from .errors import InvalidInput, MalformedReply
+from .fallback import encode_fallback, encode_policy
 from .status import read_status_name
 from .tensors import build_tensor_head, decode_tensor, get_raw
 from .values import Array, Prediction, PredictionError, Request
@@ -28,7 +28,6 @@ from .values import Array, Prediction, PredictionError, Request
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024  # the node's default limit, in both directions
 
 _LENGTH_DELIMITED = 2  # wire type of bytes and messages
-_DURATION_S_MAX = 315_576_000_000.0  # what google.protobuf.Duration can hold
 
 
 def encode_request(request: Request) -> bytes:
@@ -78,19 +77,6 @@ def decode_stream_response(data: bytes, round_trip_us: int) -> Prediction | Pred
     raise MalformedReply("the stream's reply holds neither an answer nor a refusal")
 
 
-def build_duration(seconds: float, what: str) -> Duration:
-    """Returns a protobuf duration.
-
-    Raises:
-        InvalidInput: the time is not above 0, or more than a duration holds.
-    """
-    if not (math.isfinite(seconds) and 0 < seconds <= _DURATION_S_MAX):
-        raise InvalidInput(f"{what} is {seconds!r}; expected a number of seconds above 0")
-    duration = Duration()
-    duration.FromNanoseconds(max(1, round(seconds * 1e9)))
-    return duration
-
-
 def _encode_head(request: Request) -> bytes:
     """Returns every field of the request but its tensors."""
     budget_s = request.budget_s
@@ -105,6 +91,8 @@ def _encode_head(request: Request) -> bytes:
             sequence=request.sequence,
             priority=request.priority,
             budget=budget,
+            cache=None if request.cache is None else encode_policy(request.cache),
+            allow=map(encode_fallback, request.allow),
         )
         return head.SerializeToString()
     except (TypeError, ValueError) as error:
@@ -163,6 +151,10 @@ def _read_response(response: PredictResponse, round_trip_us: int) -> Prediction:
         predicted_us=response.timing.predicted_us,
         slack_us=response.timing.slack_us,
         batch_size=response.timing.batch_size,
+        from_cache=response.from_cache,
+        similarity=response.similarity,
+        staleness_ms=response.staleness_ms,
+        degraded_to=response.degraded_to,
         round_trip_us=round_trip_us,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StarlingError
+from .fallback import Fallback, SimilarFrame
 from .status import build_error
 
 Array = npt.NDArray[np.generic]
@@ -28,6 +29,8 @@ class Request:
         sequence: position in the stream.
         priority: 0 to 3; larger is more urgent.
         budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
+        cache: when the answer to an earlier frame of the stream will do; None means: never.
+        allow: what else will do, best first, when the model cannot answer in time; at most 4.
     """
 
     model: str
@@ -39,6 +42,8 @@ class Request:
     sequence: int = 0
     priority: int = 0
     budget_s: float | None = None
+    cache: SimilarFrame | None = None
+    allow: tuple[Fallback, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -62,6 +67,10 @@ class Prediction:
             was late.
         batch_size: rows in the batch that the request was part of.
         round_trip_us: time of the whole call as seen from here, in microseconds.
+        from_cache: whether the outputs were computed for an earlier request.
+        similarity: with `from_cache`, of the two frames; 1.0 for equal inputs.
+        staleness_ms: age of what the answer saw, in milliseconds; 0 for the request's own inputs.
+        degraded_to: what stood in for the first choice: a model's name, `cached` or `last_value`; empty for none.
     """
 
     model: str
@@ -77,6 +86,10 @@ class Prediction:
     slack_us: int = 0
     batch_size: int = 0
     round_trip_us: int = 0
+    from_cache: bool = False
+    similarity: float = 0.0
+    staleness_ms: int = 0
+    degraded_to: str = ""
 
     def __getitem__(self, name: str) -> Array:
         """Returns one output.
@@ -95,7 +108,14 @@ class Prediction:
             f"<Prediction {self.model}:{self.version} node={self.node} {shapes} "
             f"batch={self.batch_size} queue={self.queue_us}us compute={self.compute_us}us "
             f"total={self.total_us}us predicted={self.predicted_us}us slack={self.slack_us}us "
-            f"round_trip={self.round_trip_us}us>"
+            f"round_trip={self.round_trip_us}us"
+            + (
+                f" from_cache similarity={self.similarity:.3f} staleness={self.staleness_ms}ms"
+                if self.from_cache
+                else ""
+            )
+            + (f" degraded_to={self.degraded_to}" if self.degraded_to else "")
+            + ">"
         )
 
 

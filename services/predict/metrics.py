@@ -46,6 +46,7 @@ class NodeCollector(Collector):
         calls = GaugeMetricFamily("starling_calls_in_flight", "gRPC calls that are not answered yet")
         calls.add_metric((), stats["calls_in_flight"])
         yield calls
+        yield from _caches(stats)
         malformed = CounterMetricFamily("starling_malformed_requests", "Predict messages that could not be parsed")
         malformed.add_metric((), stats["malformed"])
         yield malformed
@@ -96,6 +97,29 @@ def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         late.add_metric(labels, model["expired_executed"])
         queued.add_metric(labels, model["queued"])
     yield from (requests, rows, runs, late, queued)
+
+
+def _caches(stats: Mapping[str, int]) -> Iterator[Metric]:
+    frames = CounterMetricFamily(
+        "starling_frame_cache_lookups", "Frames compared with their stream's last answered one", labels=("match",)
+    )
+    for key, count in stats.items():
+        if key.startswith("frame_cache_") and key not in ("frame_cache_bytes", "frame_cache_evictions"):
+            frames.add_metric((key.removeprefix("frame_cache_"),), count)
+    yield frames
+    for name, text in (
+        ("degraded", "Requests answered by an alternative they allowed"),
+        ("frame_cache_evictions", "Answers dropped from the frame cache to make room"),
+        ("response_cache_hits", "Requests answered from equal inputs"),
+        ("response_cache_misses", "Requests whose inputs were not remembered"),
+    ):
+        counter = CounterMetricFamily(f"starling_{name}", text)
+        counter.add_metric((), stats[name])
+        yield counter
+    for name in ("frame_cache_bytes", "response_cache_bytes"):
+        gauge = GaugeMetricFamily(f"starling_{name}", "Memory that the cache keeps alive")
+        gauge.add_metric((), stats[name])
+        yield gauge
 
 
 def _classes(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -69,6 +69,7 @@ def native_config(found: ModelVersion) -> NativeConfig:
         postprocess=str(config.postprocess),
         score_threshold=config.nms_score_threshold,
         iou_threshold=config.nms_iou_threshold,
+        response_cache_us=config.response_cache_ms * 1000,
         discipline=str(config.discipline),
         watchdog_us=config.watchdog_ms * 1000,
         identity_delay_us=config.identity_delay_us,

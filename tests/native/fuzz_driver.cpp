@@ -39,6 +39,24 @@ Bytes valid_request(Rng& rng) {
   budget.varint(1, rng() % 3);
   budget.varint(2, rng() % 1'000'000'000);
   request.message(9, budget);
+  Writer policy;
+  policy.message(1, budget);
+  policy.fixed32(2, rng() % 2 == 0 ? 0x3F733333U : static_cast<std::uint32_t>(rng()));
+  request.message(10, policy);
+  for (std::uint64_t i = 0; i < rng() % 6; ++i) {
+    Writer alternative;
+    switch (rng() % 3) {
+      case 0:
+        alternative.text(1, "nanodet-small");
+        break;
+      case 1:
+        alternative.message(2, policy);
+        break;
+      default:
+        alternative.message(3, budget);
+    }
+    request.message(11, alternative);
+  }
   Writer stream;
   stream.message(1, request);
   const bool wrap = rng() % 2 == 0;

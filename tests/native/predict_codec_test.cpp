@@ -35,6 +35,16 @@ TEST(PredictCodec, ReadsEveryField) {
   writer.varint(7, 42);
   writer.varint(8, 2);
   writer.message(9, budget);
+  wire::Writer policy;
+  policy.message(1, budget);
+  policy.fixed32(2, 0x3F000000);  // 0.5
+  writer.message(10, policy);
+  wire::Writer smaller;
+  smaller.text(1, "nanodet-small");
+  writer.message(11, smaller);
+  wire::Writer last;
+  last.message(3, budget);
+  writer.message(11, last);
   writer.text(99, "a field of a later version");
   const auto bytes = writer.str();
   PredictRequestView view;
@@ -50,6 +60,14 @@ TEST(PredictCodec, ReadsEveryField) {
   EXPECT_EQ(view.sequence, 42);
   EXPECT_EQ(view.priority, 2);
   EXPECT_EQ(view.budget_us, 1'500'000);
+  ASSERT_TRUE(view.cache);
+  EXPECT_EQ(view.cache->staleness_max_us, 1'500'000);
+  EXPECT_EQ(view.cache->similarity_min, 0.5);
+  ASSERT_EQ(view.allow.size(), 2U);
+  EXPECT_EQ(view.allow[0].kind, Alternative::Kind::kModel);
+  EXPECT_EQ(view.allow[0].model_name, "nanodet-small");
+  EXPECT_EQ(view.allow[1].kind, Alternative::Kind::kLastValue);
+  EXPECT_EQ(view.allow[1].cache.staleness_max_us, 1'500'000);
 }
 
 TEST(PredictCodec, EveryPrefixOfAMessageIsRefusedOrValid) {

@@ -82,6 +82,17 @@ NB_MODULE(_dataplane, m) {
             out["malformed"] = s.node().malformed.load();
             out["model_not_found"] = s.node().model_not_found.load();
             out["draining"] = s.node().draining();
+            out["degraded"] = s.node().degraded.load();
+            for (int i = 0; i < kFrameMatchCount; ++i) {
+              const auto match = static_cast<FrameMatch>(i);
+              out[nb::str(("frame_cache_" + std::string(name(match))).c_str())] = s.node().frames().count(match);
+            }
+            out["frame_cache_bytes"] = s.node().frames().stats().bytes;
+            out["frame_cache_evictions"] = s.node().frames().stats().evictions;
+            const auto responses = s.node().responses().stats();
+            out["response_cache_hits"] = responses.hits;
+            out["response_cache_misses"] = responses.misses;
+            out["response_cache_bytes"] = responses.bytes;
             return out;
           },
           "Counters of the server.", nb::sig("def stats(self) -> dict[str, int]"))

@@ -14,29 +14,27 @@ constexpr std::chrono::seconds kLingerMax{1};
 
 }  // namespace
 
-Status Node::not_loaded(const PredictRequestView& view) const {
+Status Node::not_loaded(const std::string& name, std::int64_t version) const {
   model_not_found.fetch_add(1, std::memory_order_relaxed);
-  const auto asked = view.model_name + (view.model_version > 0 ? ":" + std::to_string(view.model_version) : "");
+  const auto asked = name + (version > 0 ? ":" + std::to_string(version) : "");
   std::string loaded;
   for (const auto& m : models_->models()) {
     if (loaded.size() > 200) break;
     loaded += (loaded.empty() ? "" : ", ") + m->config().name + ":" + std::to_string(m->config().version);
   }
-  const bool available = models_->is_available(view.model_name);
+  const bool available = models_->is_available(name);
   return {available ? Reason::kModelNotReady : Reason::kModelNotFound,
           "model " + asked + (available ? " is in the repository of node " : " is unknown to node ") + name_ +
               (available ? " but not loaded" : "") + "; loaded: " + (loaded.empty() ? "none" : loaded) + "; " +
               (available ? "load it with ModelService.LoadModel" : "ask for one of these or publish it"),
           0,
-          {{"model", view.model_name}, {"node", name_}}};
+          {{"model", name}, {"node", name_}}};
 }
 
-Status Node::admit(PredictRequestView& view, Request& request, std::shared_ptr<Model>& model) const {
-  if (draining()) {
-    return {Reason::kDraining, "node " + name_ + " is draining; send to another node", 1000, {{"node", name_}}};
-  }
-  model = models_->find(view.model_name, view.model_version);
-  if (!model) return not_loaded(view);
+Status Node::find(const PredictRequestView& view, const std::string& name, std::int64_t version,
+                  std::shared_ptr<Model>& model) const {
+  model = models_->find(name, version);
+  if (!model) return not_loaded(name, version);
   const auto& outputs = model->config().signature.outputs;
   for (const auto& wanted : view.output_names) {
     const bool known = std::any_of(outputs.begin(), outputs.end(), [&](const auto& o) { return o.name == wanted; });
@@ -44,23 +42,9 @@ Status Node::admit(PredictRequestView& view, Request& request, std::shared_ptr<M
     std::string names;
     for (const auto& o : outputs) names += (names.empty() ? "" : ", ") + o.name;
     return {Reason::kInvalidInput,
-            "output \"" + wanted + "\" is unknown, " + view.model_name + " returns " + names + "; ask for these",
+            "output \"" + wanted + "\" is unknown, " + name + " returns " + names + "; ask for these",
             0,
-            {{"model", view.model_name}, {"output", wanted}}};
-  }
-  request.inputs = std::move(view.inputs);
-  request.priority = view.priority;
-  request.tenant = std::move(view.tenant);
-  // Tenants choose their stream names without knowing of each other.
-  if (!view.stream_id.empty()) {
-    request.stream_id = request.tenant.empty() ? view.stream_id : request.tenant + "/" + view.stream_id;
-    request.sequence = view.sequence;
-  }
-  for (const auto& input : request.inputs) request.size_bytes += input.size_bytes;
-  if (view.budget_us) {
-    // A budget beyond an hour is no bound, and must not overflow the clock.
-    const auto budget = std::min<std::int64_t>(*view.budget_us, std::int64_t{3600} * 1'000'000);
-    request.deadline = std::min(request.deadline, request.arrival + std::chrono::microseconds(budget));
+            {{"model", name}, {"output", wanted}}};
   }
   return {};
 }

@@ -5,11 +5,14 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <set>
 #include <string>
 
+#include "frame_cache.h"
 #include "model_registry.h"
 #include "predict_codec.h"
+#include "response_cache.h"
 
 namespace starling::predict {
 
@@ -23,8 +26,14 @@ class Node {
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
 
-  // Checks, looks up and completes the view: on success `model` is set and `request` is ready to submit.
-  Status admit(PredictRequestView& view, Request& request, std::shared_ptr<Model>& model) const;
+  // Looks a version up, 0 for the highest, and checks that it has the outputs that the request wants.
+  Status find(const PredictRequestView& view, const std::string& name, std::int64_t version,
+              std::shared_ptr<Model>& model) const;
+
+  FrameCache& frames() noexcept { return frames_; }
+  const FrameCache& frames() const noexcept { return frames_; }
+  ResponseCache& responses() noexcept { return responses_; }
+  const ResponseCache& responses() const noexcept { return responses_; }
 
   // Calls in flight; drain() waits for none. A call is counted before it asks whether the node drains, and the
   // drain begins before it counts: sequentially consistent, so that one of the two sees the other.
@@ -43,12 +52,15 @@ class Node {
   std::int64_t calls() const noexcept { return calls_.load(); }
   std::atomic<std::uint64_t> malformed{0};                // requests that could not be parsed
   mutable std::atomic<std::uint64_t> model_not_found{0};  // requests for a version that is not loaded
+  std::atomic<std::uint64_t> degraded{0};                 // requests answered by an alternative
 
  private:
-  Status not_loaded(const PredictRequestView& view) const;
+  Status not_loaded(const std::string& name, std::int64_t version) const;
 
   std::shared_ptr<ModelRegistry> models_;
   std::string name_;
+  FrameCache frames_;
+  ResponseCache responses_{CacheBounds{}, std::random_device{}()};
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};
   std::atomic<std::uint64_t> late_calls_{0};  // calls that came while draining

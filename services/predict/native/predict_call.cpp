@@ -17,41 +17,23 @@ std::string tenant_of(const grpc::ServerContextBase& context) {
 
 PredictCall::PredictCall(Node& node, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
                          grpc::ByteBuffer& response)
-    : node_(node), context_(context), bytes_(message), response_(response) {
+    : Inference(node), node_(node), bytes_(message), response_(response) {
   node_.call_started();
   arrival = Clock::now();
-  deadline = steady_deadline(context_.deadline());
-  start();
+  deadline = steady_deadline(context.deadline());
+  PredictRequestView view;
+  auto parsed = parse_request(bytes_.spans(), view);
+  start(std::move(parsed), std::move(view), tenant_of(context));
 }
 
-void PredictCall::start() {
-  auto status = parse_request(bytes_.spans(), view_);
-  if (!status.ok()) node_.malformed.fetch_add(1, std::memory_order_relaxed);
-  view_.tenant = tenant_of(context_);
-  if (status.ok()) status = node_.admit(view_, *this, model_);
-  if (!status.ok()) {
-    Finish(to_grpc_status(status, view_.request_id));
-    return;
-  }
-  // This call may be gone before submit() returns; the model must not be.
-  const auto keep = model_;
-  keep->submit(*this);
-}
-
-void PredictCall::complete(Result&& result) noexcept {
-  if (!result.status.ok()) {
-    Finish(to_grpc_status(result.status, view_.request_id));
-    return;
-  }
-  const auto& config = model_->config();
-  response_ = to_byte_buffer(
-      encode_response({config.name, config.version, view_.request_id, node_.name()}, result, view_.output_names));
+void PredictCall::deliver(wire::Writer&& response) noexcept {
+  response_ = to_byte_buffer(std::move(response));
   Finish(grpc::Status::OK);
 }
 
-void PredictCall::OnCancel() {
-  if (model_) model_->cancel(*this);
-}
+void PredictCall::refuse(const Status& status) noexcept { Finish(to_grpc_status(status, request_id())); }
+
+void PredictCall::OnCancel() { abandon(); }
 
 void PredictCall::OnDone() {
   node_.call_finished();

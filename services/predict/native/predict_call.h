@@ -4,17 +4,16 @@
 #include <grpcpp/grpcpp.h>
 
 #include "grpc_bytes.h"
-#include "node.h"
+#include "inference.h"
 
 namespace starling::predict {
 
 // Deletes itself when gRPC is done with it.
-class PredictCall final : public grpc::ServerUnaryReactor, public Request {
+class PredictCall final : public grpc::ServerUnaryReactor, public Inference {
  public:
   PredictCall(Node& node, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
               grpc::ByteBuffer& response);
 
-  void complete(Result&& result) noexcept override;
   void OnCancel() override;
   void OnDone() override;
 
@@ -23,14 +22,12 @@ class PredictCall final : public grpc::ServerUnaryReactor, public Request {
   // switches to an executor thread (measured: a third of the requests a second).
   bool InternalInlineable() override { return true; }
 
-  void start();
+  void deliver(wire::Writer&& response) noexcept override;
+  void refuse(const Status& status) noexcept override;
 
   Node& node_;
-  grpc::CallbackServerContext& context_;
   MessageBytes bytes_;
   grpc::ByteBuffer& response_;
-  PredictRequestView view_;
-  std::shared_ptr<Model> model_;
 };
 
 // Who pays for a call's engine time: the header `x-tenant`, which the gateway sets; empty without it.

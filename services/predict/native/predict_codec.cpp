@@ -1,6 +1,7 @@
 #include "predict_codec.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace starling::predict {
 namespace {
@@ -41,6 +42,50 @@ bool parse_duration(Reader& in, std::int64_t& us) {
   if (small <= -1'000'000'000 || small >= 1'000'000'000) return false;
   us = large * 1'000'000 + small / 1000;
   return !in.failed();
+}
+
+bool parse_cache_policy(Reader& in, CachePolicy& policy) {
+  std::uint64_t outer = 0;
+  if (!in.enter(outer)) return false;
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return false;
+    if (tag.field == 1 && tag.type == Type::kBytes) {
+      if (!parse_duration(in, policy.staleness_max_us)) return false;
+    } else if (tag.field == 2 && tag.type == Type::kFixed32) {
+      std::uint32_t bits = 0;
+      if (!in.fixed32(bits)) return false;
+      policy.similarity_min = static_cast<double>(std::bit_cast<float>(bits));
+    } else if (!in.skip(tag.type)) {
+      return false;
+    }
+  }
+  if (in.failed()) return false;
+  in.leave(outer);
+  return policy.staleness_max_us > 0 && policy.similarity_min > 0 && policy.similarity_min <= 1;
+}
+
+bool parse_alternative(Reader& in, Alternative& out) {
+  std::uint64_t outer = 0;
+  if (!in.enter(outer)) return false;
+  Tag tag;
+  while (in.more()) {
+    if (!in.tag(tag)) return false;
+    if (tag.type != Type::kBytes || tag.field < 1 || tag.field > 3) {
+      if (!in.skip(tag.type)) return false;
+      continue;
+    }
+    out = {static_cast<Alternative::Kind>(tag.field), {}, {}};  // of several choices the last one counts
+    if (tag.field == 1 && !in.text(out.model_name, kNameMax)) return false;
+    if (tag.field == 2 && !parse_cache_policy(in, out.cache)) return false;
+    if (tag.field == 3) {
+      out.cache.similarity_min = -1;
+      if (!parse_duration(in, out.cache.staleness_max_us) || out.cache.staleness_max_us <= 0) return false;
+    }
+  }
+  if (in.failed()) return false;
+  in.leave(outer);
+  return out.kind != Alternative::Kind::kNone && (out.kind != Alternative::Kind::kModel || !out.model_name.empty());
 }
 
 bool parse_shape(Reader& in, Type type, Shape& shape) {
@@ -161,6 +206,16 @@ Status parse_fields(Reader& in, PredictRequestView& out) {
       std::int64_t us = 0;
       if (!parse_duration(in, us)) return bad_field("budget", "a Duration");
       out.budget_us = us;
+    } else if (tag.field == 10 && is_bytes) {
+      out.cache.emplace();
+      if (!parse_cache_policy(in, *out.cache)) {
+        return bad_field("cache", "max_staleness above 0 and min_similarity in (0, 1]");
+      }
+    } else if (tag.field == 11 && is_bytes) {
+      if (out.allow.size() == kAlternativesMax) return bad_field("allow", "at most 4 alternatives");
+      if (!parse_alternative(in, out.allow.emplace_back())) {
+        return bad_field("allow", "one of model_name, cached and last_value, the last two with a time above 0");
+      }
     } else if (!in.skip(tag.type)) {
       return malformed("field " + std::to_string(tag.field) + " runs over the end of the message");
     }
@@ -222,12 +277,13 @@ Status parse_stream_request(const Spans& message, PredictRequestView& out) {
   return {};
 }
 
-Writer encode_response(const ResponseHeader& header, const Result& result, const std::vector<std::string>& wanted) {
+Writer encode_response(const ResponseHeader& header, const std::vector<OutputTensor>& outputs, const Timing& spent,
+                       const std::vector<std::string>& wanted) {
   Writer out;
   out.text(1, header.model_name);
   out.varint(2, static_cast<std::uint64_t>(header.model_version));
   out.text(3, header.request_id);
-  for (const auto& output : result.outputs) {
+  for (const auto& output : outputs) {
     const auto& name = output.spec->name;
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
     Writer tensor;
@@ -239,14 +295,18 @@ Writer encode_response(const ResponseHeader& header, const Result& result, const
   }
   out.text(5, header.node);
   Writer timing;
-  timing.varint(1, static_cast<std::uint64_t>(std::max<std::int64_t>(0, result.timing.queue_us)));
-  timing.varint(2, static_cast<std::uint64_t>(result.timing.compute_us));
-  timing.varint(3, static_cast<std::uint64_t>(result.timing.total_us));
-  timing.varint(4, static_cast<std::uint64_t>(result.timing.batch_size));
-  timing.varint(5, static_cast<std::uint64_t>(result.timing.batch_wait_us));
-  timing.varint(6, static_cast<std::uint64_t>(result.timing.predicted_us));
-  timing.varint(7, static_cast<std::uint64_t>(result.timing.slack_us));
+  timing.varint(1, static_cast<std::uint64_t>(std::max<std::int64_t>(0, spent.queue_us)));
+  timing.varint(2, static_cast<std::uint64_t>(spent.compute_us));
+  timing.varint(3, static_cast<std::uint64_t>(spent.total_us));
+  timing.varint(4, static_cast<std::uint64_t>(spent.batch_size));
+  timing.varint(5, static_cast<std::uint64_t>(spent.batch_wait_us));
+  timing.varint(6, static_cast<std::uint64_t>(spent.predicted_us));
+  timing.varint(7, static_cast<std::uint64_t>(spent.slack_us));
   out.message(6, timing);
+  out.varint(7, header.from_cache ? 1 : 0);
+  out.fixed32(8, std::bit_cast<std::uint32_t>(static_cast<float>(header.similarity)));
+  out.varint(9, static_cast<std::uint64_t>(header.staleness_ms));
+  out.text(10, header.degraded_to);
   return out;
 }
 

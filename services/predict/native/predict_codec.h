@@ -9,6 +9,19 @@
 
 namespace starling::predict {
 
+// When an earlier answer of the stream will do.
+struct CachePolicy {
+  std::int64_t staleness_max_us = 0;
+  double similarity_min = 0.95;
+};
+
+// One step of the degradation ladder.
+struct Alternative {
+  enum class Kind : std::uint8_t { kNone, kModel, kCached, kLastValue } kind = Kind::kNone;
+  std::string model_name;
+  CachePolicy cache;  // of kCached and kLastValue
+};
+
 // A parsed PredictRequest. Tensor bytes are borrowed from the message.
 struct PredictRequestView {
   std::string model_name;
@@ -20,13 +33,15 @@ struct PredictRequestView {
   std::int64_t sequence = 0;
   std::int32_t priority = 0;
   std::optional<std::int64_t> budget_us;
-  std::string tenant;  // not in the message: whoever authenticated the caller says it
+  std::optional<CachePolicy> cache;
+  std::vector<Alternative> allow;
 };
 
 inline constexpr std::size_t kNameMax = 256;
 inline constexpr std::size_t kIdMax = 128;
 inline constexpr std::size_t kTensorsMax = 64;
 inline constexpr std::int32_t kPriorityMax = 3;
+inline constexpr std::size_t kAlternativesMax = 4;
 
 // Fills `out`; the status says which field is wrong, what was found and what was expected.
 Status parse_request(const Spans& message, PredictRequestView& out);
@@ -40,11 +55,15 @@ struct ResponseHeader {
   std::int64_t model_version = 0;
   std::string_view request_id;
   std::string_view node;
+  bool from_cache = false;
+  double similarity = 0;
+  std::int64_t staleness_ms = 0;
+  std::string_view degraded_to;
 };
 
 // PredictResponse with the outputs named in `wanted`, or all when it is empty.
-wire::Writer encode_response(const ResponseHeader& header, const Result& result,
-                             const std::vector<std::string>& wanted);
+wire::Writer encode_response(const ResponseHeader& header, const std::vector<OutputTensor>& outputs,
+                             const Timing& timing, const std::vector<std::string>& wanted);
 
 // PredictStreamResponse around a response or a refusal.
 wire::Writer encode_stream_response(const wire::Writer& response);

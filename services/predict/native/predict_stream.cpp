@@ -62,9 +62,7 @@ void PredictStreamCall::OnReadDone(bool ok) {
     }
   }
   if (item == nullptr) return;
-  item->arrival = Clock::now();
-  item->deadline = deadline_;
-  item->start();
+  item->run();
   const std::lock_guard lock(mutex_);
   advance_locked();
 }
@@ -104,30 +102,21 @@ void PredictStreamCall::item_done(Item& item) {
   advance_locked();
 }
 
-void PredictStreamCall::Item::start() {
-  auto status = parse_stream_request(bytes_.spans(), view_);
-  if (!status.ok()) call_.node_.malformed.fetch_add(1, std::memory_order_relaxed);
-  view_.tenant = call_.tenant_;
-  if (status.ok()) status = call_.node_.admit(view_, *this, model_);
-  if (status.ok()) {
-    // This item may be gone before submit() returns; the model must not be.
-    const auto keep = model_;
-    keep->submit(*this);
-    return;
-  }
-  Result refusal;
-  refusal.status = std::move(status);
-  complete(std::move(refusal));
+void PredictStreamCall::Item::run() {
+  arrival = Clock::now();
+  deadline = call_.deadline_;
+  PredictRequestView view;
+  auto parsed = parse_stream_request(bytes_.spans(), view);
+  start(std::move(parsed), std::move(view), call_.tenant_);
 }
 
-void PredictStreamCall::Item::complete(Result&& result) noexcept {
-  if (result.status.ok()) {
-    const auto& config = model_->config();
-    answer_ = to_byte_buffer(encode_stream_response(encode_response(
-        {config.name, config.version, view_.request_id, call_.node_.name()}, result, view_.output_names)));
-  } else {
-    answer_ = to_byte_buffer(encode_stream_error(result.status, view_.request_id));
-  }
+void PredictStreamCall::Item::deliver(wire::Writer&& response) noexcept {
+  answer_ = to_byte_buffer(encode_stream_response(response));
+  call_.item_done(*this);
+}
+
+void PredictStreamCall::Item::refuse(const Status& status) noexcept {
+  answer_ = to_byte_buffer(encode_stream_error(status, request_id()));
   call_.item_done(*this);
 }
 

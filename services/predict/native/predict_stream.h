@@ -8,7 +8,7 @@
 #include <mutex>
 
 #include "grpc_bytes.h"
-#include "node.h"
+#include "inference.h"
 
 namespace starling::predict {
 
@@ -30,19 +30,20 @@ class PredictStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer,
 
  private:
   // One request of the stream. Lives in items_ until its answer is written.
-  class Item final : public Request {
+  class Item final : public Inference {
    public:
-    Item(PredictStreamCall& call, const grpc::ByteBuffer& message) : call_(call), bytes_(message) {}
-    void start();
-    void complete(Result&& result) noexcept override;
+    Item(PredictStreamCall& call, const grpc::ByteBuffer& message)
+        : Inference(call.node_), call_(call), bytes_(message) {}
+    void run();
     grpc::ByteBuffer take_answer() { return std::move(answer_); }
     bool done = false;  // guarded by call_.mutex_
 
    private:
+    void deliver(wire::Writer&& response) noexcept override;
+    void refuse(const Status& status) noexcept override;
+
     PredictStreamCall& call_;
     MessageBytes bytes_;
-    PredictRequestView view_;
-    std::shared_ptr<Model> model_;
     grpc::ByteBuffer answer_;
   };
 

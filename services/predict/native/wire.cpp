@@ -88,6 +88,17 @@ bool Reader::text(std::string& out, std::size_t max_size) {
   return fail();
 }
 
+bool Reader::fixed32(std::uint32_t& out) {
+  out = 0;
+  if (failed_) return false;
+  for (unsigned shift = 0; shift < 32; shift += 8) {
+    std::uint8_t b = 0;
+    if (!byte(b)) return false;
+    out |= static_cast<std::uint32_t>(b) << shift;
+  }
+  return true;
+}
+
 bool Reader::skip(Type type) {
   std::uint64_t n = 0;
   switch (type) {
@@ -174,6 +185,13 @@ void Writer::varint(std::uint32_t field, std::uint64_t value) {
   if (value == 0) return;
   tag(field, Type::kVarint);
   raw_varint(value);
+}
+
+void Writer::fixed32(std::uint32_t field, std::uint32_t value) {
+  if (value == 0) return;
+  tag(field, Type::kFixed32);
+  for (unsigned shift = 0; shift < 32; shift += 8) tail_.push_back(static_cast<char>(value >> shift & 0xFFU));
+  size_ += 4;
 }
 
 void Writer::text(std::uint32_t field, std::string_view value) {

@@ -35,6 +35,7 @@ class Reader {
   bool varint(std::uint64_t& out);
   bool text(std::string& out, std::size_t max_size);  // length-delimited, valid UTF-8, at most max_size bytes
   bool bytes(Spans& out, std::uint64_t& size);        // length-delimited, borrowed
+  bool fixed32(std::uint32_t& out);
   bool skip(Type type);
 
   // Enters a length-delimited message; leave() with the returned value goes on behind it.
@@ -74,6 +75,7 @@ std::size_t varint_size(std::uint64_t value) noexcept;
 class Writer {
  public:
   void varint(std::uint32_t field, std::uint64_t value);
+  void fixed32(std::uint32_t field, std::uint32_t value);
   void text(std::uint32_t field, std::string_view value);
   void message(std::uint32_t field, const Writer& value);
   // A bytes field; ranges above kCopyMax are kept by reference.

@@ -35,6 +35,8 @@ class PredictRequest(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model name as in the repository. Required."""
     model_version: _builtins.int
@@ -61,6 +63,16 @@ class PredictRequest(_message.Message):
     def budget(self) -> _duration_pb2.Duration:
         """Time the answer may take from arrival at the node, > 0. Absent means: only the gRPC deadline counts."""
 
+    @_builtins.property
+    def cache(self) -> Global___FrameCachePolicy:
+        """When the answer to an earlier frame of the stream will do instead of a computed one. Absent means: never.
+        Needs `stream_id`, and a model whose only input is one UINT8 [height, width, 3] frame; ignored otherwise.
+        """
+
+    @_builtins.property
+    def allow(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]:
+        """What else will do, best first, when `model_name` cannot answer in time or is not loaded; at most 4."""
+
     def __init__(
         self,
         *,
@@ -73,14 +85,82 @@ class PredictRequest(_message.Message):
         sequence: _builtins.int = ...,
         priority: _builtins.int = ...,
         budget: _duration_pb2.Duration | None = ...,
+        cache: Global___FrameCachePolicy | None = ...,
+        allow: _abc.Iterable[Global___Alternative] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "inputs", b"inputs", "model_name", b"model_name", "model_version", b"model_version", "output_names", b"output_names", "priority", b"priority", "request_id", b"request_id", "sequence", b"sequence", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "budget", b"budget", "cache", b"cache", "inputs", b"inputs", "model_name", b"model_name", "model_version", b"model_version", "output_names", b"output_names", "priority", b"priority", "request_id", b"request_id", "sequence", b"sequence", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
+
+@_typing.final
+class FrameCachePolicy(_message.Message):
+    """How similar and how fresh an earlier frame must be for its answer to stand in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    min_similarity: _builtins.float
+    """Least structural similarity of the two frames' brightness at about 104 pixels, in (0, 1]. Absent means 0.95."""
+    @_builtins.property
+    def max_staleness(self) -> _duration_pb2.Duration:
+        """Oldest answer that will do, counted from the arrival of the frame it saw, > 0. Required."""
+
+    def __init__(
+        self,
+        *,
+        max_staleness: _duration_pb2.Duration | None = ...,
+        min_similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "max_staleness", b"max_staleness", "min_similarity", b"min_similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "max_staleness", b"max_staleness", "min_similarity", b"min_similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
+    _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
+
+Global___FrameCachePolicy: _TypeAlias = FrameCachePolicy  # noqa: Y015
+
+@_typing.final
+class Alternative(_message.Message):
+    """One step of the ladder from the best answer to any answer. Exactly one choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    LAST_VALUE_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Another model with inputs of the same names and shapes, such as a smaller one; its highest version."""
+    @_builtins.property
+    def cached(self) -> Global___FrameCachePolicy:
+        """The stream's last answer of the first choice, when the frames are similar enough."""
+
+    @_builtins.property
+    def last_value(self) -> _duration_pb2.Duration:
+        """The stream's last answer of the first choice whatever the frame shows, when it is no older than this, > 0."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        cached: Global___FrameCachePolicy | None = ...,
+        last_value: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "choice", b"choice", "last_value", b"last_value", "model_name", b"model_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "choice", b"choice", "last_value", b"last_value", "model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_choice: _TypeAlias = _typing.Literal["model_name", "cached", "last_value"]  # noqa: Y015
+    _WhichOneofArgType_choice: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_choice) -> _WhichOneofReturnType_choice | None: ...
+
+Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class PredictResponse(_message.Message):
@@ -94,6 +174,10 @@ class PredictResponse(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    FROM_CACHE_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    STALENESS_MS_FIELD_NUMBER: _builtins.int
+    DEGRADED_TO_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model that answered."""
     model_version: _builtins.int
@@ -102,6 +186,14 @@ class PredictResponse(_message.Message):
     """The request's `request_id`."""
     node: _builtins.str
     """Name of the node that answered."""
+    from_cache: _builtins.bool
+    """Whether the outputs were computed for an earlier request."""
+    similarity: _builtins.float
+    """With `from_cache`: similarity of the two frames in [-1, 1]; 1 for equal inputs, 0 when they were not compared."""
+    staleness_ms: _builtins.int
+    """Age of what the answer saw, in milliseconds; 0 for the request's own inputs."""
+    degraded_to: _builtins.str
+    """What stood in for the first choice: a model's name, `cached` or `last_value`; empty for the first choice itself."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]:
         """Outputs in the order of the model's signature."""
@@ -119,10 +211,14 @@ class PredictResponse(_message.Message):
         outputs: _abc.Iterable[_tensor_pb2.Tensor] | None = ...,
         node: _builtins.str = ...,
         timing: Global___Timing | None = ...,
+        from_cache: _builtins.bool = ...,
+        similarity: _builtins.float = ...,
+        staleness_ms: _builtins.int = ...,
+        degraded_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name", "model_version", b"model_version", "node", b"node", "outputs", b"outputs", "request_id", b"request_id", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_to", b"degraded_to", "from_cache", b"from_cache", "model_name", b"model_name", "model_version", b"model_version", "node", b"node", "outputs", b"outputs", "request_id", b"request_id", "similarity", b"similarity", "staleness_ms", b"staleness_ms", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

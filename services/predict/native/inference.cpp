@@ -1,0 +1,184 @@
+#include "inference.h"
+
+#include <algorithm>
+
+namespace starling::predict {
+namespace {
+
+// Refusals that another model or an earlier answer can make up for.
+bool may_degrade(Reason reason) noexcept {
+  switch (reason) {
+    case Reason::kDeadlineUnmeetable:
+    case Reason::kQueueFull:
+    case Reason::kModelNotFound:
+    case Reason::kModelNotReady:
+    case Reason::kEngineFailed:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Model> Inference::model() const {
+  const std::lock_guard lock(mutex_);
+  return model_;
+}
+
+void Inference::abandon() {
+  cancelled.store(true, std::memory_order_relaxed);
+  if (const auto current = model()) current->cancel(*this);
+}
+
+void Inference::start(Status parsed, PredictRequestView&& view, std::string payer) {
+  view_ = std::move(view);
+  if (!parsed.ok()) {
+    node_.malformed.fetch_add(1, std::memory_order_relaxed);
+    return refuse(parsed);
+  }
+  if (node_.draining()) {
+    return refuse({Reason::kDraining,
+                   "node " + node_.name() + " is draining; send to another node",
+                   1000,
+                   {{"node", node_.name()}}});
+  }
+  inputs = std::move(view_.inputs);
+  for (const auto& input : inputs) size_bytes += input.size_bytes;
+  priority = view_.priority;
+  tenant = std::move(payer);
+  // Tenants choose their stream names without knowing of each other.
+  if (!view_.stream_id.empty()) {
+    stream_id = tenant.empty() ? view_.stream_id : tenant + "/" + view_.stream_id;
+    sequence = view_.sequence;
+  }
+  if (view_.budget_us) {
+    // A budget beyond an hour is no bound, and must not overflow the clock.
+    const auto budget = std::min<std::int64_t>(*view_.budget_us, std::int64_t{3600} * 1'000'000);
+    deadline = std::min(deadline, arrival + std::chrono::microseconds(budget));
+  }
+  attempt(view_.model_name, view_.model_version);
+}
+
+void Inference::attempt(const std::string& model_name, std::int64_t version) {
+  std::shared_ptr<Model> found;
+  if (auto status = node_.find(view_, model_name, version, found); !status.ok()) {
+    return next_alternative(std::move(status));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    model_ = found;
+  }
+  if (!first_choice_ && degraded_to_.empty()) {
+    first_choice_ = found;
+    if (answer_from_responses()) return;
+    if (view_.cache && answer_from_frames(*view_.cache, {})) return;
+  }
+  // This request may be gone before submit() returns; `found` keeps the model.
+  found->submit(*this);
+}
+
+void Inference::complete(Result&& result) noexcept {
+  if (!result.status.ok()) return next_alternative(std::move(result.status));
+  const auto current = model();
+  if (degraded_to_.empty()) {
+    remember(result.outputs);
+  } else {
+    node_.degraded.fetch_add(1, std::memory_order_relaxed);
+  }
+  ResponseHeader header;
+  header.degraded_to = degraded_to_;
+  send(result, *current, header);
+}
+
+// One step down, or the refusal of the first choice when there is none left.
+void Inference::next_alternative(Status why) {
+  const bool worth_it = may_degrade(why.reason);
+  if (first_refusal_.ok()) first_refusal_ = std::move(why);
+  while (worth_it && next_ < view_.allow.size() && !cancelled.load(std::memory_order_relaxed)) {
+    const auto& alternative = view_.allow[next_++];
+    if (alternative.kind == Alternative::Kind::kModel) {
+      degraded_to_ = alternative.model_name;
+      return attempt(alternative.model_name, 0);
+    }
+    const bool last_value = alternative.kind == Alternative::Kind::kLastValue;
+    if (answer_from_frames(alternative.cache, last_value ? "last_value" : "cached")) {
+      node_.degraded.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+  }
+  refuse(first_refusal_);
+}
+
+// The frame cache compares pictures: one UINT8 [1, height, width, 3] input and a stream to compare within.
+bool Inference::is_frame_model(const Model& candidate) const {
+  const auto& specs = candidate.config().signature.inputs;
+  return !stream_id.empty() && specs.size() == 1 && inputs.size() == 1 && inputs[0].name == specs[0].name &&
+         specs[0].data_type == DataType::kUint8 && inputs[0].data_type == DataType::kUint8 &&
+         inputs[0].shape.size() == 4 && inputs[0].shape[0] == 1 && inputs[0].shape[3] == 3;
+}
+
+bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view degraded_to) {
+  if (!first_choice_ || !is_frame_model(*first_choice_)) return false;
+  if (!luma_) luma_ = small_luma(inputs[0].data, inputs[0].shape[1], inputs[0].shape[2]);
+  if (!luma_) return false;
+  const auto now = Clock::now();
+  const FrameTolerance tolerance{policy.similarity_min, std::chrono::microseconds(policy.staleness_max_us)};
+  auto found = node_.frames().lookup({first_choice_->id(), stream_id}, *luma_, now, tolerance);
+  if (!found.hit()) return false;
+  Result result;
+  result.outputs = std::move(found.outputs);
+  ResponseHeader header;
+  header.from_cache = true;
+  header.similarity = found.similarity;
+  header.staleness_ms = found.staleness.count() / 1000;
+  header.degraded_to = degraded_to;
+  send(result, *first_choice_, header);
+  return true;
+}
+
+bool Inference::answer_from_responses() {
+  if (first_choice_->config().response_cache_us == 0 ||
+      inputs.size() != first_choice_->config().signature.inputs.size()) {
+    return false;
+  }
+  response_key_ = node_.responses().key(first_choice_->id(), inputs);
+  const auto now = Clock::now();
+  auto found = node_.responses().lookup(*response_key_, now);
+  if (!found || found->age > std::chrono::microseconds(first_choice_->config().response_cache_us)) return false;
+  Result result;
+  result.outputs = std::move(found->outputs);
+  ResponseHeader header;
+  header.from_cache = true;
+  header.similarity = 1;
+  header.staleness_ms = found->age.count() / 1000;
+  send(result, *first_choice_, header);
+  return true;
+}
+
+// Only the first choice's own answers: an alternative must never be passed off as it.
+void Inference::remember(const std::vector<OutputTensor>& outputs) {
+  if (response_key_) node_.responses().put(*response_key_, outputs, arrival);
+  const bool asked = view_.cache || std::any_of(view_.allow.begin(), view_.allow.end(), [](const Alternative& a) {
+                       return a.kind != Alternative::Kind::kModel;
+                     });
+  if (!asked || !is_frame_model(*first_choice_)) return;
+  if (!luma_) luma_ = small_luma(inputs[0].data, inputs[0].shape[1], inputs[0].shape[2]);
+  if (luma_) node_.frames().put({first_choice_->id(), stream_id}, std::move(*luma_), outputs, arrival);
+}
+
+void Inference::send(const Result& result, const Model& answering, ResponseHeader header) {
+  const auto& config = answering.config();
+  header.model_name = config.name;
+  header.model_version = config.version;
+  header.request_id = view_.request_id;
+  header.node = node_.name();
+  auto timed = result.timing;
+  if (header.from_cache) {
+    timed.total_us = microseconds_between(arrival, Clock::now());
+    if (deadline != TimePoint::max()) timed.slack_us = microseconds_between(Clock::now(), deadline);
+  }
+  deliver(encode_response(header, result.outputs, timed, view_.output_names));
+}
+
+}  // namespace starling::predict

@@ -1,0 +1,54 @@
+// One Predict from its message to its answer, whoever carries it: first choice, caches, alternatives.
+#pragma once
+
+#include <mutex>
+
+#include "luma.h"
+#include "node.h"
+
+namespace starling::predict {
+
+// A request that walks down its ladder: the frame cache when it is allowed, the model it names, then what it allows
+// instead. Ends in exactly one deliver() or refuse(), maybe before start() returns, on any thread, with no lock held.
+class Inference : public Request {
+ public:
+  // Takes the next step after the model's answer.
+  void complete(Result&& result) noexcept final;
+
+  // The caller has gone: a queued request leaves its queue, a running one just loses its answer.
+  void abandon();
+
+ protected:
+  explicit Inference(Node& node) : node_(node) {}
+
+  // `parsed` is what parsing the message into `view` said. `arrival` and `deadline` are set.
+  void start(Status parsed, PredictRequestView&& view, std::string tenant);
+
+  virtual void deliver(wire::Writer&& response) noexcept = 0;
+  virtual void refuse(const Status& status) noexcept = 0;
+
+  const std::string& request_id() const noexcept { return view_.request_id; }
+
+ private:
+  void attempt(const std::string& model_name, std::int64_t version);
+  void next_alternative(Status why);
+  bool answer_from_frames(const CachePolicy& policy, std::string_view degraded_to);
+  bool answer_from_responses();
+  void remember(const std::vector<OutputTensor>& outputs);
+  void send(const Result& result, const Model& model, ResponseHeader header);
+  bool is_frame_model(const Model& model) const;
+  std::shared_ptr<Model> model() const;
+
+  Node& node_;
+  PredictRequestView view_;
+  std::size_t next_ = 0;  // in view_.allow
+  std::string degraded_to_;
+  Status first_refusal_;
+  std::shared_ptr<Model> first_choice_;  // whose answers the frame cache holds
+  std::optional<Luma> luma_;             // of this frame, computed when first needed
+  std::optional<ResponseKey> response_key_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Model> model_;  // guarded by mutex_: who has the request now
+};
+
+}  // namespace starling::predict
