@@ -16,7 +16,6 @@ ResponseKey ResponseCache::key(std::uint64_t model, const std::vector<InputTenso
   ContentHasher hasher(keys_);
   std::uint64_t size = 0;
   // Everything that says where one value ends comes before the values: no two questions read the same.
-  hasher.add(model);
   hasher.add(inputs.size());
   for (const auto& input : inputs) {
     hasher.add(static_cast<std::uint64_t>(input.data_type));

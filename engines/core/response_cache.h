@@ -12,8 +12,8 @@
 
 namespace starling {
 
-// Fingerprint of a model and all its inputs. Two different questions share one with probability below 2^-90 while
-// inputs stay under 16 MiB, see ContentHasher; their total size is compared as well.
+// A model and the fingerprint of all its inputs. Two different questions to it share one with probability below 2^-90
+// while they stay under 16 MiB, see ContentHasher; their total size is compared as well.
 struct ResponseKey {
   ContentHash inputs;
   std::uint64_t model = 0;

@@ -69,13 +69,16 @@ TEST(Luma, AveragesEveryPixelOnce) {
 }
 
 TEST(Luma, PiecesMayEndAnywhere) {
-  std::mt19937 rng(2);  // NOLINT: replayable
-  const auto frame = noise(130, 211, rng);
-  const auto whole = small_luma({{frame.data(), frame.size()}}, 130, 211);
-  for (const std::size_t longest : {1U, 2U, 5U, 100U, 633U, 4000U, 100000U}) {
-    const auto luma = small_luma(pieces_of(frame, longest, rng), 130, 211);
-    ASSERT_TRUE(luma);
-    EXPECT_EQ(luma->pixels, whole->pixels) << longest;
+  std::mt19937 rng(2);                                                                    // NOLINT: replayable
+  const std::vector<std::pair<std::int64_t, std::int64_t>> sizes{{130, 211}, {500, 90}};  // boxes of 2 and of 5 rows
+  for (const auto& [height, width] : sizes) {
+    const auto frame = noise(height, width, rng);
+    const auto expected = slow_luma(frame, height, width);
+    for (const std::size_t longest : {1U, 2U, 5U, 100U, 633U, 4000U, 100000U}) {
+      const auto luma = small_luma(pieces_of(frame, longest, rng), height, width);
+      ASSERT_TRUE(luma);
+      EXPECT_EQ(luma->pixels, expected) << longest;
+    }
   }
 }
 

@@ -68,6 +68,9 @@ TEST(ResponseCache, ModelTypeShapeAndBordersBelongToTheQuestion) {
   auto other_two = ask(DataType::kUint8, {1, 3}, {1, 2, 3});
   other_two.add(DataType::kUint8, {1, 1}, {4});
   keys.push_back(cache.key(1, other_two.inputs));
+  two.inputs[0].size_bytes = 3;  // as far as the key is concerned, shapes may lie
+  two.inputs[1].size_bytes = 1;
+  keys.push_back(cache.key(1, two.inputs));
   keys.push_back(cache.key(1, {}));
   for (std::size_t i = 0; i < keys.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) EXPECT_NE(keys[i], keys[j]) << i << " and " << j;
