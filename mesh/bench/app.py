@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from mesh.bench import detector, goodput, memory, tenants, unary
+from mesh.bench import detector, goodput, memory, policy, tenants, unary
 from mesh.bench.result import Result
 from mesh.bench.rig import Rig, open_rig
 from services.host import read_settings, setting
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "unary": unary.run,
     "detector": detector.run,
     "memory": memory.run,
+    "policy": policy.run,
     "goodput": goodput.run,
     "tenants": tenants.run,
 }
@@ -68,7 +69,7 @@ async def _run(names: Sequence[str], out: Path, console: Console) -> list[Result
     results = []
     for name in names:
         with console.status(f"measuring {name}; keep the machine quiet"):
-            async with open_rig() as rig:
+            async with open_rig(console) as rig:
                 result = await BENCHMARKS[name](rig)
         result.show(console)
         path = out if out.suffix == ".json" and len(names) == 1 else out / f"{name}.json"

@@ -10,9 +10,12 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import grpc
+from rich.console import Console
 
 from mesh.child import Child
 from mesh.errors import MeshError, ProgramMissing
@@ -22,6 +25,7 @@ from mesh.supervisor import Supervisor
 
 PREDICT = "/starling.predict.v1.PredictService/Predict"
 _LOAD_GRACE_S = 60.0
+_CALL_S = 10.0
 _LAG_MAX_US = 20_000
 _METRICS_TIMEOUT_S = 5.0
 
@@ -55,12 +59,14 @@ class Rig:
     Args:
         supervisor: owns the servers.
         folder: for repositories and request files; removed by `open_rig`.
+        console: tells the person who waits.
     """
 
-    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
+    def __init__(self, supervisor: Supervisor, folder: Path, console: Console) -> None:
         cores = sorted(os.sched_getaffinity(0))
         self.server_core, self.load_core = cores[0], cores[-1]
         self.folder = folder
+        self.console = console
         self._supervisor = supervisor
 
     async def start_node(self, repository: Path, *models: str) -> Child:
@@ -77,29 +83,42 @@ class Rig:
         ]
         for model in models:
             flags += ["--model", model]
-        return await self._start("node", (*NODE_COMMAND, *flags))
+        return await self.start(Program("node", (*NODE_COMMAND, *flags)))
 
     async def start_echo(self) -> Child:
         """Starts the bare C++ gRPC echo on the server's core."""
-        return await self._start("echo", (find_program("starling-echo"), "127.0.0.1:0"))
+        return await self.start(Program("echo", (find_program("starling-echo"), "127.0.0.1:0")))
 
     async def start_aio(self) -> Child:
         """Starts the same service written on grpc.aio on the server's core."""
-        return await self._start("aio", (sys.executable, "-P", "-m", "mesh.bench.aio_server"))
+        return await self.start(Program("aio", (sys.executable, "-P", "-m", "mesh.bench.aio_server")))
+
+    async def start(self, program: Program) -> Child:
+        """Starts any server on the server's core; its facts name its address as `grpc`."""
+        pinned = replace(program, command=("taskset", "-c", str(self.server_core), *program.command))
+        (child,) = await self._supervisor.start([pinned])
+        return child
 
     async def stop(self) -> None:
         """Stops every server."""
         await self._supervisor.stop()
 
     async def load(
-        self, server: Child, request: Path, *, outstanding: int, seconds: float, requests_max: int = 0
+        self,
+        server: Child,
+        request: Path,
+        *,
+        outstanding: int,
+        seconds: float,
+        requests_max: int = 0,
+        method: str = PREDICT,
     ) -> Load:
         """Sends the request again and again, always `outstanding` at once, and returns what came of it.
 
         Raises:
             BenchFailed: a request failed, or the generator did.
         """
-        command = [find_program("starling-load"), server.facts["grpc"], PREDICT, str(request)]
+        command = [find_program("starling-load"), server.facts["grpc"], method, str(request)]
         command += [str(outstanding), str(seconds), *([str(requests_max)] if requests_max else [])]
         found = await self.run_json(*command, core=self.load_core, timeout_s=seconds + _LOAD_GRACE_S)
         if found["errors"]:
@@ -122,6 +141,22 @@ class Rig:
                 f"the load generator was {found['lag_p99_us'] / 1e3:.0f} ms late; keep the machine quiet and run again"
             )
         return found
+
+    async def call(self, server: Child, request: Path, method: str = PREDICT) -> bytes:
+        """Sends the request once and returns the bytes of the answer, to be judged before anything is measured.
+
+        Raises:
+            BenchFailed: the server refused it.
+        """
+        content = await asyncio.to_thread(request.read_bytes)
+        async with grpc.aio.insecure_channel(server.facts["grpc"]) as channel:
+            call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+            try:
+                answer = await call(content, timeout=_CALL_S)
+            except grpc.aio.AioRpcError as error:
+                raise BenchFailed(f"{server.name} refused a request: {error.code().name} {error.details()}") from error
+        assert isinstance(answer, bytes), "without a deserialiser an answer is bytes"
+        return answer
 
     async def run_json(self, *command: str, core: int, timeout_s: float) -> Mapping[str, Any]:
         """Runs a program on one core and returns the JSON object it prints.
@@ -148,18 +183,13 @@ class Rig:
         assert isinstance(found, dict), "programs of the bench print one object"
         return found
 
-    async def _start(self, name: str, command: tuple[str, ...]) -> Child:
-        pinned = ("taskset", "-c", str(self.server_core), *command)
-        (child,) = await self._supervisor.start([Program(name=name, command=pinned)])
-        return child
-
 
 @contextlib.asynccontextmanager
-async def open_rig() -> AsyncIterator[Rig]:
+async def open_rig(console: Console) -> AsyncIterator[Rig]:
     """Yields a rig; leaves no process and no file behind."""
     with tempfile.TemporaryDirectory(prefix="starling-bench-") as folder:
         async with Supervisor() as supervisor:
-            yield Rig(supervisor, Path(folder))
+            yield Rig(supervisor, Path(folder), console)
 
 
 def find_program(name: str) -> str:
