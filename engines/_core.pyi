@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import numpy.typing
 
 
@@ -12,6 +13,18 @@ def simulate(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], b
 
     arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.
     Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().
+    """
+
+def ssim(a: numpy.typing.NDArray[numpy.uint8], b: numpy.typing.NDArray[numpy.uint8]) -> float:
+    """
+    Returns the mean structural similarity of two uint8[H, W] planes of one shape; 1.0 when identical.
+    Borrows; releases the GIL. Raises InvalidInput when shapes differ or an edge is under 7.
+    """
+
+def small_luma(frame: numpy.typing.NDArray[numpy.uint8]) -> numpy.typing.NDArray[numpy.uint8] | None:
+    """
+    Returns the brightness of a uint8[H, W, 3] BGR frame with edges of at most 104; None when it cannot be
+    compared. Borrows the frame, returns an owned array.
     """
 
 def reasons() -> list[str]:

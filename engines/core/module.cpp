@@ -10,8 +10,10 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "luma.h"
 #include "model_registry.h"
 #include "simulation.h"
+#include "ssim.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -220,6 +222,24 @@ Postprocess postprocess(const std::string& text) {
   raise(Reason::kInvalidConfig, "postprocess \"" + text + "\" is unknown; use \"nms\" or leave it out");
 }
 
+using Plane = nb::ndarray<const std::uint8_t, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
+using BgrFrame = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using OwnedPlane = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<2>>;
+
+LumaView view(const Plane& plane) {
+  return {plane.data(), static_cast<std::int64_t>(plane.shape(0)), static_cast<std::int64_t>(plane.shape(1))};
+}
+
+std::optional<OwnedPlane> luma_of(const BgrFrame& frame) {
+  const Spans bytes{{frame.data(), frame.size()}};
+  auto luma = small_luma(bytes, static_cast<std::int64_t>(frame.shape(0)), static_cast<std::int64_t>(frame.shape(1)));
+  if (!luma) return std::nullopt;
+  auto* keep = new Luma(std::move(*luma));  // NOLINT: owned by the capsule
+  const nb::capsule owner(keep, [](void* p) noexcept { delete static_cast<Luma*>(p); });
+  return OwnedPlane(keep->pixels.data(),
+                    {static_cast<std::size_t>(keep->height), static_cast<std::size_t>(keep->width)}, owner);
+}
+
 using Row = std::vector<std::int64_t>;
 
 // Rows of numbers in, rows of numbers out: a trace may have a hundred thousand of them.
@@ -280,6 +300,20 @@ NB_MODULE(_core, m) {
         "Runs the real scheduler in virtual time against an engine that only takes time.\n\n"
         "arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.\n"
         "Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().");
+  m.def(
+      "ssim",
+      [](const Plane& a, const Plane& b) {
+        const nb::gil_scoped_release released;
+        return ssim(view(a), view(b));
+      },
+      "a"_a, "b"_a,
+      nb::sig("def ssim(a: numpy.typing.NDArray[numpy.uint8], b: numpy.typing.NDArray[numpy.uint8]) -> float"),
+      "Returns the mean structural similarity of two uint8[H, W] planes of one shape; 1.0 when identical.\n"
+      "Borrows; releases the GIL. Raises InvalidInput when shapes differ or an edge is under 7.");
+  m.def("small_luma", &luma_of, "frame"_a,
+        nb::sig("def small_luma(frame: numpy.typing.NDArray[numpy.uint8]) -> numpy.typing.NDArray[numpy.uint8] | None"),
+        "Returns the brightness of a uint8[H, W, 3] BGR frame with edges of at most 104; None when it cannot be\n"
+        "compared. Borrows the frame, returns an owned array.");
   m.def(
       "reasons",
       [] {
