@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if settings.list or not settings.name:
         for name, run in BENCHMARKS.items():
             summary = (run.__doc__ or "").partition("\n")[0]
-            console.print(f"  [bold]{name:<10}[/] {summary}", highlight=False)
+            console.print(f"  [bold]{name:<12}[/] {summary}", highlight=False)
         return 0
     chosen = list(BENCHMARKS) if _ALL in settings.name else list(dict.fromkeys(settings.name))
     results = asyncio.run(_run(chosen, settings.out, console))
