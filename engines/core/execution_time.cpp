@@ -36,18 +36,26 @@ std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
   return buckets_.size() - 1;
 }
 
-std::int64_t ExecutionTime::backlog_us(std::int64_t rows) const noexcept {
+// The least time over ways to cut the rows into whole batches of one size and one batch for the rest.
+std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept {
   if (rows <= 0) return 0;
-  // The least time over ways to cut the rows into whole batches of one size and one batch for the rest.
   std::int64_t best = -1;
   for (const auto& bucket : buckets_) {
     const auto whole = rows / bucket.rows;
     const auto rest = rows % bucket.rows;
-    const auto rest_us = rest == 0 ? 0 : buckets_[bucket_for(rest)].now.median_us;
-    const auto us = whole * bucket.now.median_us + rest_us;
+    const auto rest_us = rest == 0 ? 0 : buckets_[bucket_for(rest)].now.*quantile;
+    const auto us = whole * bucket.now.*quantile + rest_us;
     if (best < 0 || us < best) best = us;
   }
   return best;
+}
+
+std::int64_t ExecutionTime::backlog_us(std::int64_t rows) const noexcept {
+  return cheapest_us(rows, &RunTime::median_us);
+}
+
+std::int64_t ExecutionTime::cautious_backlog_us(std::int64_t rows) const noexcept {
+  return cheapest_us(rows, &RunTime::high_us);
 }
 
 }  // namespace starling

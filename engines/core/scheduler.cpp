@@ -91,9 +91,10 @@ bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving,
     if (&other == leaving) continue;
     rows += other.rows;
     const auto left = microseconds_between(now, other.deadline);
-    const auto done_us = start_us + times_.backlog_us(rows) / options_.slots;
+    const auto done_us = start_us + times_.cautious_backlog_us(rows) / options_.slots;
     // One that is lost already is no reason to lose another.
-    if (done_us > left && start_us + times_.backlog_us(rows - request.rows) / options_.slots <= left) return true;
+    if (done_us > left && start_us + times_.cautious_backlog_us(rows - request.rows) / options_.slots <= left)
+      return true;
   }
   return false;
 }
@@ -151,7 +152,7 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
     for (const auto us : free_in_us) running_us += us;
     running_us /= options_.slots;
   }
-  const auto start_us = running_us + times_.backlog_us(rows_ahead(request, leaving)) / options_.slots;
+  const auto start_us = running_us + times_.cautious_backlog_us(rows_ahead(request, leaving)) / options_.slots;
   const auto own = times_.run_time(times_.bucket_for(request.rows));
   admission.predicted_us = start_us + own.high_us;
   const std::size_t gone = leaving != nullptr ? 1 : 0;
