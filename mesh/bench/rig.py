@@ -120,9 +120,12 @@ class Rig:
         """
         command = [find_program("starling-load"), server.facts["grpc"], method, str(request)]
         command += [str(outstanding), str(seconds), *([str(requests_max)] if requests_max else [])]
-        found = await self.run_json(*command, core=self.load_core, timeout_s=seconds + _LOAD_GRACE_S)
+        try:
+            found = await self.run_json(*command, core=self.load_core, timeout_s=seconds + _LOAD_GRACE_S)
+        except BenchFailed as error:
+            raise BenchFailed(f"{server!r}: {error}; its last words: {server.stderr_tail or 'none'}") from error
         if found["errors"]:
-            raise BenchFailed(f"{found['errors']} requests failed, the first with: {found['first_error']}")
+            raise BenchFailed(f"{server!r}: {found['errors']} requests failed, the first with: {found['first_error']}")
         return Load(**{name: found[name] for name in Load.__slots__})
 
     async def replay(self, server: Child, request: Path, trace: Path, *, seconds: float) -> Mapping[str, Any]:

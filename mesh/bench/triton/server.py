@@ -6,16 +6,21 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mesh.bench.rig import Rig
-from mesh.bench.triton.package import TritonPackage
+from mesh.bench.triton.package import TritonMissing, TritonPackage
 from mesh.bench.triton.repository import TritonModel, write_triton_repository
 from mesh.child import Child
+from mesh.errors import MeshError
 from mesh.program import Probe, Program
 
 _HOST = "127.0.0.1"
-_READY_S = 120.0
+_READY_S = 60.0
 _GRACE_S = 15.0
+# Where Triton and the model's process exchange tensors. It grows on demand, but a process has crashed in its
+# allocator while it did; this is enough for every model here.
+_SHARED_BYTES = 16 << 20
 # What our node sets for itself: large buffers are kept instead of mapped anew for each message.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
@@ -28,9 +33,21 @@ async def start_triton(rig: Rig, package: TritonPackage, models: Sequence[Triton
     """Returns a Triton that serves the models; its fact `grpc` is where.
 
     Raises:
-        MeshError: it did not start; a model that can not be loaded ends it.
+        TritonMissing: it did not start, not even the second time; a model that can not be loaded ends it.
     """
     repository = write_triton_repository(rig.folder / "triton", models, package.packages)
+    try:
+        return await rig.start(_program(package, repository))
+    except MeshError as error:
+        # On a busy machine its processes have been seen to lose their locks while they start.
+        rig.console.print(f"  Triton did not start and is tried again: {error}", highlight=False, markup=False)
+    try:
+        return await rig.start(_program(package, repository))
+    except MeshError as error:
+        raise TritonMissing(f"it does not start: {error}") from error
+
+
+def _program(package: TritonPackage, repository: Path) -> Program:
     port = _find_free_port()
     flags = {
         "--model-repository": str(repository),
@@ -42,9 +59,10 @@ async def start_triton(rig: Rig, package: TritonPackage, models: Sequence[Triton
         "--log-info": "false",
         "--log-warning": "false",
         "--exit-timeout-secs": "5",
+        "--backend-config": f"python,shm-default-byte-size={_SHARED_BYTES}",
     }
     words = [f"{flag}={value}" for flag, value in flags.items()]
-    program = Program(
+    return Program(
         name="triton",
         command=(str(package.program), "--disable-auto-complete-config", *words),
         probe=_probe(port),
@@ -52,7 +70,6 @@ async def start_triton(rig: Rig, package: TritonPackage, models: Sequence[Triton
         stop_grace_s=_GRACE_S,
         environ={**os.environ, **_MALLOC, "LD_LIBRARY_PATH": str(package.libpython)},
     )
-    return await rig.start(program)
 
 
 def _probe(port: int) -> Probe:
