@@ -146,7 +146,7 @@ class Scheduler {
   SchedulerOptions options_;
   const ExecutionTime& times_;
   std::array<Class, kClasses> classes_;
-  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each stream
+  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each tenant's stream
   std::multimap<TimePoint, Request*> deadlines_;      // of everything queued
   std::uint64_t next_ticket_ = 0;
   TimePoint last_start_;  // of a run, as far as this scheduler knows

@@ -100,6 +100,18 @@ TEST_F(SchedulerTest, LesserClassIsNotStarvedForever) {
   EXPECT_EQ(scheduler_.next(kNow + microseconds(options_.starvation_us + 1)).requests, Batch{&patient});
 }
 
+TEST_F(SchedulerTest, StreamsOfTwoTenantsDoNotCollide) {
+  auto& frame = due_in(1000);
+  auto& newer_of_another = due_in(1000);
+  frame.tenant = "a";
+  newer_of_another.tenant = "b";
+  frame.stream_id = newer_of_another.stream_id = "cam";
+  newer_of_another.sequence = 1;
+  admit(frame);
+  EXPECT_EQ(offer(newer_of_another).superseded, nullptr);
+  EXPECT_EQ(scheduler_.size(), 2U);
+}
+
 TEST_F(SchedulerTest, NewerFrameTakesThePlaceOfTheQueuedOne) {
   auto& old_frame = due_in(100);
   auto& new_frame = due_in(200);
@@ -303,8 +315,9 @@ TEST(SchedulerScenarios, NewestFrameOfAStreamNeverWaitsBehindAnOlderOne) {
     const auto outcomes = simulate(scenario.requests, scenario.options);
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       for (std::size_t j = i + 1; j < outcomes.size(); ++j) {
-        const bool same =
-            scenario.requests[i].stream >= 0 && scenario.requests[i].stream == scenario.requests[j].stream;
+        const auto& a = scenario.requests[i];
+        const auto& b = scenario.requests[j];
+        const bool same = a.stream >= 0 && a.stream == b.stream && a.tenant == b.tenant;
         if (!same || outcomes[i].start_us < 0 || outcomes[j].start_us < 0) continue;
         ASSERT_LE(outcomes[i].start_us, outcomes[j].start_us) << "seed " << seed;
       }
