@@ -242,6 +242,16 @@ std::optional<OwnedPlane> luma_of(const BgrFrame& frame) {
 
 using Row = std::vector<std::int64_t>;
 
+// A century, and an hour: far from where a clock that counts nanoseconds ends.
+constexpr std::int64_t kSimulatedUsMax = std::int64_t{1} << 52;
+constexpr std::int64_t kSimulatedRunUsMax = 3'600'000'000;
+
+void check_number(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value >= low && value <= high) return;
+  raise(Reason::kInvalidInput, std::string(name) + " is " + std::to_string(value) + ", wanted " + std::to_string(low) +
+                                   " to " + std::to_string(high));
+}
+
 // Rows of numbers in, rows of numbers out: a trace may have a hundred thousand of them.
 std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
                                const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
@@ -250,12 +260,24 @@ std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vect
   for (const auto& row : arrivals) {
     if (row.size() != 7)
       raise(Reason::kInvalidInput, "an arrival has " + std::to_string(row.size()) + " numbers, wanted 7");
+    check_number("arrival_us", row[0], 0, kSimulatedUsMax);
+    check_number("deadline_us", row[1], -kSimulatedUsMax, kSimulatedUsMax);
     requests.push_back({row[0], row[1], static_cast<std::int32_t>(row[2]), static_cast<std::int32_t>(row[3]),
                         static_cast<std::int32_t>(row[4]), row[5], row[6]});
   }
   if (bucket_rows.empty() || bucket_rows.size() != bucket_run_us.size()) {
     raise(Reason::kInvalidInput, "bucket_rows and bucket_run_us must have the same length, at least 1");
   }
+  std::int64_t smaller = 0;
+  for (const auto rows : bucket_rows) {
+    check_number("bucket_rows, which must ascend,", rows, smaller + 1, 1 << 20);
+    smaller = rows;
+  }
+  for (const auto run_us : bucket_run_us) check_number("bucket_run_us", run_us, 0, kSimulatedRunUsMax);
+  check_number("slots", slots, 1, 1024);
+  check_number("batch_delay_us", batch_delay_us, 0, kSimulatedRunUsMax);
+  if (!(noise >= 0 && noise <= 100))
+    raise(Reason::kInvalidInput, "noise is " + std::to_string(noise) + ", wanted 0 to 100");
   SimulationOptions options;
   options.scheduler.discipline = discipline(order);
   options.scheduler.slots = slots;

@@ -78,6 +78,8 @@ class Simulation {
   }
 
   void offer(VirtualRequest& request) {
+    // As a model does before its scheduler hears of a request: what fits into no batch would wait forever.
+    if (request.rows < 1 || request.rows > times_.rows(times_.size() - 1)) return end(request, Reason::kInvalidInput);
     std::vector<std::int64_t> free_in;
     for (const auto& slot : slots_) {
       if (slot.requests.empty()) continue;

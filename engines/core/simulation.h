@@ -36,7 +36,8 @@ struct SimulationOptions {
   std::uint64_t seed = 0;
 };
 
-// requests: by arrival. Returns one outcome each, in the same order. Deterministic.
+// requests: by arrival; one that comes before its predecessor arrives with it. Returns one outcome each, in the same
+// order. Deterministic.
 std::vector<SimulatedOutcome> simulate(const std::vector<SimulatedRequest>& requests, const SimulationOptions& options);
 
 }  // namespace starling
