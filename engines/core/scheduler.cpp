@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace starling {
 namespace {
@@ -81,8 +82,12 @@ std::int64_t Scheduler::rows_ahead(const Request& request, const Request* leavin
   return urgent + before + others;
 }
 
+// The latest start behind that much engine time: while it is worked off no slot is idle.
+std::int64_t Scheduler::share_us(std::int64_t us) const noexcept { return (us + options_.slots - 1) / options_.slots; }
+
 // Would a request that was admitted before, of the same class and tenant but with a later deadline, now be late?
-bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving, std::int64_t start_us,
+// `ahead_us`: engine time of what runs and of what is queued before the newcomer.
+bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us,
                                  TimePoint now) const {
   const auto& tenants = classes_[band_of(request)].tenants;
   const auto own = tenants.find(payer_of(request));
@@ -94,10 +99,11 @@ bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving,
     if (&other == leaving) continue;
     rows += other.rows;
     const auto left = microseconds_between(now, other.deadline);
-    const auto done_us = start_us + times_.cautious_backlog_us(rows) / options_.slots;
+    // Slots share what is before it; its own run is on one of them.
+    const auto alone_us = times_.run_time(times_.bucket_for(other.rows)).high_us * (options_.slots - 1);
+    const auto done_us = [&](std::int64_t n) { return share_us(ahead_us + times_.cautious_backlog_us(n) + alone_us); };
     // One that is lost already is no reason to lose another.
-    if (done_us > left && start_us + times_.cautious_backlog_us(rows - request.rows) / options_.slots <= left)
-      return true;
+    if (done_us(rows) > left && done_us(rows - request.rows) <= left) return true;
   }
   return false;
 }
@@ -148,16 +154,12 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
     admission.refusal = refuse(request, Reason::kSuperseded, 0, now);
     return admission;
   }
-  // Work that runs now, spread over the slots; nothing to wait for while one is idle.
-  std::int64_t running_us = 0;
-  const bool all_busy = free_in_us.size() >= static_cast<std::size_t>(options_.slots);
-  if (all_busy) {
-    for (const auto us : free_in_us) running_us += us;
-    running_us /= options_.slots;
-  }
-  const auto start_us = running_us + times_.cautious_backlog_us(rows_ahead(request, leaving)) / options_.slots;
+  const auto running_us = std::accumulate(free_in_us.begin(), free_in_us.end(), std::int64_t{0});
+  const auto ahead_us = times_.cautious_backlog_us(rows_ahead(request, leaving));
+  // What runs now does not delay it while a slot is idle and nobody is before it.
+  const bool waits = ahead_us > 0 || free_in_us.size() >= static_cast<std::size_t>(options_.slots);
   const auto own = times_.run_time(times_.bucket_for(request.rows));
-  admission.predicted_us = start_us + own.high_us;
+  admission.predicted_us = (waits ? share_us(running_us + ahead_us) : 0) + own.high_us;
   const std::size_t gone = leaving != nullptr ? 1 : 0;
   const auto gone_bytes = leaving != nullptr ? leaving->size_bytes : 0;
   if (size_ - gone >= options_.bounds.requests_max ||
@@ -168,7 +170,7 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
   request.probe_ = request.deadline > now && may_probe(now, free_in_us.empty());
   if (!fifo() && !request.probe_ &&
       (now + std::chrono::microseconds(admission.predicted_us) > request.deadline ||
-       breaks_a_promise(request, leaving, start_us, now))) {
+       breaks_a_promise(request, leaving, running_us + ahead_us, now))) {
     admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, admission.predicted_us, now);
     return admission;
   }

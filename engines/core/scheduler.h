@@ -130,7 +130,8 @@ class Scheduler {
   std::int64_t row_us() const noexcept;
 
   std::int64_t rows_ahead(const Request& request, const Request* leaving) const;
-  bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t start_us, TimePoint now) const;
+  std::int64_t share_us(std::int64_t us) const noexcept;
+  bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us, TimePoint now) const;
   Status refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
   bool may_probe(TimePoint now, bool idle) const noexcept;

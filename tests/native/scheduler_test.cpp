@@ -100,6 +100,29 @@ TEST_F(SchedulerTest, LesserClassIsNotStarvedForever) {
   EXPECT_EQ(scheduler_.next(kNow + microseconds(options_.starvation_us + 1)).requests, Batch{&patient});
 }
 
+TEST_F(SchedulerTest, PromisesHoldOnSeveralSlotsToo) {
+  options_.slots = 2;
+  Scheduler two(options_, times_);
+  const std::vector<std::int64_t> busy{10'000, 10'000};
+  // Three more runs on two slots: the last of them starts after 20 ms, whatever the average says.
+  auto& first = due_in(20);
+  auto& last = due_in(27);
+  auto& between = due_in(25);
+  EXPECT_TRUE(two.offer(first, kNow, busy).refusal.ok());
+  EXPECT_TRUE(two.offer(last, kNow, busy).refusal.ok());
+  EXPECT_EQ(two.offer(between, kNow, busy).refusal.reason, Reason::kDeadlineUnmeetable);
+}
+
+TEST_F(SchedulerTest, WhatRunsCountsForWhoeverWaitsBehindAnother) {
+  options_.slots = 2;
+  Scheduler two(options_, times_);
+  const std::vector<std::int64_t> one_busy{10'000};
+  auto& next = due_in(100);
+  auto& after = due_in(100);
+  EXPECT_EQ(two.offer(next, kNow, one_busy).predicted_us, 10'000);
+  EXPECT_EQ(two.offer(after, kNow, one_busy).predicted_us, 20'000);
+}
+
 TEST_F(SchedulerTest, StreamsOfTwoTenantsDoNotCollide) {
   auto& frame = due_in(1000);
   auto& newer_of_another = due_in(1000);
