@@ -47,6 +47,11 @@ std::int64_t Scheduler::row_us() const noexcept {
   return std::max<std::int64_t>(1, times_.backlog_us(rows) / rows);
 }
 
+// In the time of a run, not in time as such: what is a moment for a detector is the whole deadline of a tiny net.
+std::int64_t Scheduler::quantum_us() const noexcept {
+  return std::clamp<std::int64_t>(times_.run_time(largest_bucket_).median_us, 1, options_.quantum_us_max);
+}
+
 Request* Scheduler::queued_frame_of(const Request& request) const {
   if (request.stream_id.empty()) return nullptr;
   const auto it = frames_.find(frame_key(request));
@@ -71,7 +76,7 @@ std::int64_t Scheduler::rows_ahead(const Request& request, const Request* leavin
     return rows;
   };
   const std::int64_t before = own == tenants.end() ? 0 : earlier(own->second);
-  const std::int64_t share = before + request.rows + options_.quantum_us / row_us();
+  const std::int64_t share = before + request.rows + quantum_us() / row_us();
   std::int64_t others = 0;
   for (auto it = tenants.begin(); it != tenants.end(); ++it) {
     if (it == own || it->second.queue.empty()) continue;
@@ -191,12 +196,12 @@ void Scheduler::push(Request& request) {
     if (band.tenants.size() >= kTenantsMax) {
       std::erase_if(band.tenants, [](const auto& entry) { return entry.second.queue.empty(); });
     }
-    it = band.tenants.emplace(std::string(payer_of(request)), Tenant{{}, options_.quantum_us, 0}).first;
+    it = band.tenants.emplace(std::string(payer_of(request)), Tenant{{}, quantum_us(), 0}).first;
   }
   it->second.queue.emplace(key_of(request), &request);
   it->second.rows += request.rows;
   band.rows += request.rows;
-  ++band.size;
+  if (band.size++ == 0) band.passed_since = request.arrival;
   ++size_;
   rows_ += request.rows;
   size_bytes_ += request.size_bytes;
@@ -248,20 +253,18 @@ Purged Scheduler::purge(TimePoint now) {
   return purged;
 }
 
-// A request that has headed its tenant's queue beyond the starvation bound; the longest waiting one.
-Request* Scheduler::overdue(TimePoint now) const {
-  Request* found = nullptr;
-  if (fifo()) return found;
-  for (const auto& band : classes_) {
+// The most urgent class with work, unless another one was passed over beyond the starvation bound. One that waits as
+// a whole, not each request in it: a long backlog is no reason to go before everybody until it is worked off.
+Scheduler::Class& Scheduler::class_to_serve(TimePoint now) {
+  Class* urgent = nullptr;
+  Class* passed = nullptr;
+  for (auto& band : classes_) {
     if (band.size == 0) continue;
-    for (const auto& [name, tenant] : band.tenants) {
-      if (tenant.queue.empty()) continue;
-      Request* first = tenant.queue.begin()->second;
-      if (microseconds_between(first->arrival, now) <= options_.starvation_us) continue;
-      if (found == nullptr || first->arrival < found->arrival) found = first;
-    }
+    urgent = &band;
+    if (microseconds_between(band.passed_since, now) <= options_.starvation_us) continue;
+    if (passed == nullptr || band.passed_since < passed->passed_since) passed = &band;
   }
-  return found;
+  return passed != nullptr ? *passed : *urgent;
 }
 
 // The earliest deadline among the tenants that have credit; null when no waiting tenant has any.
@@ -343,13 +346,11 @@ std::size_t Scheduler::choose_bucket(const std::vector<Request*>& joining, TimeP
 Dispatch Scheduler::next(TimePoint now) {
   Dispatch dispatch;
   if (empty()) return dispatch;
-  Request* first = overdue(now);
-  for (int c = kClasses - 1; c >= 0 && first == nullptr; --c) {
-    if (classes_[c].size == 0) continue;
-    first = first_of(classes_[c]);
-    if (first != nullptr) break;
-    start_round(classes_[c].tenants, options_.quantum_us);
-    first = first_of(classes_[c]);
+  auto& band = class_to_serve(now);
+  Request* first = first_of(band);
+  if (first == nullptr) {
+    start_round(band.tenants, quantum_us());
+    first = first_of(band);
   }
   const auto joining = companions(*first);
   std::int64_t waiting = 0;
@@ -376,6 +377,7 @@ Dispatch Scheduler::next(TimePoint now) {
   const auto run_us = times_.run_time(dispatch.bucket).median_us;
   for (Request* request : dispatch.requests) {
     tenant_of(*request).credit_us -= std::max<std::int64_t>(1, run_us * request->rows / rows);
+    classes_[band_of(*request)].passed_since = now;
     erase(*request);
   }
   return dispatch;

@@ -30,10 +30,10 @@ struct SchedulerOptions {
   Discipline discipline = Discipline::kDeadline;
   int slots = 1;
   std::int64_t batch_delay_us = 0;
-  // Engine time a tenant may be ahead of the others before they go first.
-  std::int64_t quantum_us = 20'000;
-  // A request that has headed its tenant's queue this long goes before any class: strict priority starves nobody
-  // for longer than this plus one run.
+  // Engine time a tenant may be ahead of the others before they go first: that of one full batch, at most this.
+  std::int64_t quantum_us_max = 20'000;
+  // A class with work that got no run for this long goes before the more urgent ones, for one run: strict priority
+  // starves none for longer than this plus the runs of others that waited as long.
   std::int64_t starvation_us = 500'000;
   // An idle model whose last run is this long ago admits one request whatever the estimates say: an estimate that
   // refuses everything would never be corrected.
@@ -66,7 +66,7 @@ struct Dispatch {
 //
 // Order: class (priority 3 first), inside a class the tenants that have engine time left in this round, among these
 // the earliest deadline. A tenant pays for its rows in measured engine microseconds; when no waiting tenant has any
-// left, all get `quantum_us` more (deficit round robin).
+// left, all get a quantum more (deficit round robin).
 //
 // Admission is a promise: a request is taken only if it is predicted to be answered in time and to make no request of
 // its class and tenant late that was promised before. A more urgent class may still break the promise to a lesser one.
@@ -120,6 +120,7 @@ class Scheduler {
     Tenants tenants;  // with idle ones, at most kTenantsMax
     std::size_t size = 0;
     std::int64_t rows = 0;
+    TimePoint passed_since;  // of a class with work: its last run, or when the work came
   };
   bool fifo() const noexcept { return options_.discipline == Discipline::kFifo; }
   int band_of(const Request& request) const noexcept;
@@ -128,6 +129,7 @@ class Scheduler {
   QueueKey key_of(const Request& request) const noexcept;
   Request* queued_frame_of(const Request& request) const;
   std::int64_t row_us() const noexcept;
+  std::int64_t quantum_us() const noexcept;
 
   std::int64_t rows_ahead(const Request& request, const Request* leaving) const;
   std::int64_t share_us(std::int64_t us) const noexcept;
@@ -135,7 +137,7 @@ class Scheduler {
   Status refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
   bool may_probe(TimePoint now, bool idle) const noexcept;
-  Request* overdue(TimePoint now) const;
+  Class& class_to_serve(TimePoint now);
   Request* first_of(Class& band) const;
   static void start_round(Tenants& tenants, std::int64_t quantum_us);
   std::vector<Request*> companions(Request& first) const;

@@ -100,6 +100,16 @@ TEST_F(SchedulerTest, LesserClassIsNotStarvedForever) {
   EXPECT_EQ(scheduler_.next(kNow + microseconds(options_.starvation_us + 1)).requests, Batch{&patient});
 }
 
+TEST_F(SchedulerTest, OldBacklogDoesNotGoBeforeTheUrgentClass) {
+  for (int i = 0; i < 3; ++i) admit(due_in(10'000));
+  const int later_ms = static_cast<int>(options_.starvation_us / 1000) + 1;
+  EXPECT_EQ(run_next(later_ms).size(), 1U);  // its class has waited for too long: one run
+  auto& urgent = due_in(10'000);
+  urgent.priority = 3;
+  admit(urgent);
+  EXPECT_EQ(run_next(later_ms + 10), Batch{&urgent});
+}
+
 TEST_F(SchedulerTest, PromisesHoldOnSeveralSlotsToo) {
   options_.slots = 2;
   Scheduler two(options_, times_);
