@@ -123,36 +123,40 @@ void Model::free_in(TimePoint now, std::vector<std::int64_t>& out) const {
 }
 
 // With mutex_ held: refuses, queues, or takes a slot for the request to run at once.
-Status Model::admit(Request& request, TimePoint now, int& slot, Request*& superseded) {
+Admission Model::admit(Request& request, TimePoint now, int& slot) {
+  Admission admission;
   if (!admitting_) {
-    return {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
+    admission.refusal = {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
+    return admission;
   }
   if (failures_in_a_row_ >= kFailuresMax) {
     if (now - last_try_ < kTryAgainAfter) {
-      return {Reason::kModelNotReady,
-              label(config_) + " failed " + std::to_string(failures_in_a_row_) +
-                  " times in a row and is tried again every second; send to another node",
-              1'000'000,
-              {{"model", config_.name}}};
+      admission.refusal = {Reason::kModelNotReady,
+                           label(config_) + " failed " + std::to_string(failures_in_a_row_) +
+                               " times in a row and is tried again every second; send to another node",
+                           1'000'000,
+                           {{"model", config_.name}}};
+      return admission;
     }
     last_try_ = now;
   }
   if (inline_ && scheduler_.empty() && !free_slots_.empty()) {
-    if (auto status = scheduler_.check_alone(request, now, request.predicted_us); !status.ok()) return status;
-    slot = take_slot(times_.bucket_for(request.rows), now);
-    return {};
+    admission.refusal = scheduler_.check_alone(request, now, request.predicted_us);
+    if (admission.refusal.ok()) slot = take_slot(times_.bucket_for(request.rows), now);
+    return admission;
   }
   thread_local std::vector<std::int64_t> busy;
   busy.clear();
   free_in(now, busy);
   const auto deadline_before = scheduler_.next_deadline();
-  auto admission = scheduler_.offer(request, now, busy);
+  admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
-  superseded = admission.superseded;
   // A worker is needed to run it, or to wake up for its deadline.
   if (admission.refusal.ok() && (!free_slots_.empty() || request.deadline < deadline_before)) ready_.notify_one();
-  if (!admission.refusal.ok()) admission.refusal.message = label(config_) + ": " + admission.refusal.message;
-  return std::move(admission.refusal);
+  for (auto* status : {&admission.refusal, &admission.displacement}) {
+    if (!status->ok()) status->message = label(config_) + ": " + status->message;
+  }
+  return admission;
 }
 
 void Model::submit(Request& request) {
@@ -161,19 +165,19 @@ void Model::submit(Request& request) {
     request.deadline = request.arrival + microseconds(config_.default_timeout_us);
   }
   int slot = -1;
-  Request* superseded = nullptr;
-  Status refusal;
+  Admission admission;
   const auto now = Clock::now();
   if (request.deadline <= now && config_.discipline == Discipline::kDeadline) {
     return dispose({{&request}, {}, {}});
   }
   {
     const std::lock_guard lock(mutex_);
-    refusal = admit(request, now, slot, superseded);
+    admission = admit(request, now, slot);
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
-  if (superseded != nullptr) supersede(*superseded);
-  if (!refusal.ok()) return refuse(request, std::move(refusal));
+  if (admission.superseded != nullptr) supersede(*admission.superseded);
+  if (admission.displaced != nullptr) refuse(*admission.displaced, std::move(admission.displacement));
+  if (!admission.refusal.ok()) return refuse(request, std::move(admission.refusal));
   if (slot >= 0) run(slot, {&request});
 }
 

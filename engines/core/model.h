@@ -63,7 +63,7 @@ class Model {
   };
 
   int take_slot(std::size_t bucket, TimePoint now);
-  Status admit(Request& request, TimePoint now, int& slot, Request*& superseded);
+  Admission admit(Request& request, TimePoint now, int& slot);
   void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
   void work();
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);

@@ -139,6 +139,28 @@ Status Scheduler::refuse(const Request& request, Reason reason, std::int64_t pre
   return status;
 }
 
+bool Scheduler::is_full_for(const Request& request, const Request* leaving) const noexcept {
+  const std::size_t gone = leaving != nullptr ? 1 : 0;
+  const auto gone_bytes = leaving != nullptr ? leaving->size_bytes : 0;
+  return size_ - gone >= options_.bounds.requests_max ||
+         size_bytes_ - gone_bytes + request.size_bytes > options_.bounds.bytes_max;
+}
+
+// Who leaves a full queue for a request that has more right to be there; null when nobody does.
+Request* Scheduler::crowding_out(const Request& request) const {
+  const auto least = std::find_if(classes_.begin(), classes_.end(), [](const Class& c) { return c.size > 0; });
+  const auto band = least - classes_.begin();
+  if (fifo() || least == classes_.end() || band > band_of(request)) return nullptr;
+  const auto& [name, most] =
+      *std::max_element(least->tenants.begin(), least->tenants.end(),
+                        [](const auto& a, const auto& b) { return a.second.queue.size() < b.second.queue.size(); });
+  if (band == band_of(request)) {
+    const auto own = least->tenants.find(payer_of(request));
+    if (most.queue.size() <= 1 + (own == least->tenants.end() ? 0 : own->second.queue.size())) return nullptr;
+  }
+  return most.queue.rbegin()->second;
+}
+
 bool Scheduler::may_probe(TimePoint now, bool idle) const noexcept {
   return idle && empty() && microseconds_between(last_start_, now) > options_.probe_after_us;
 }
@@ -165,12 +187,13 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
   const bool waits = ahead_us > 0 || free_in_us.size() >= static_cast<std::size_t>(options_.slots);
   const auto own = times_.run_time(times_.bucket_for(request.rows));
   admission.predicted_us = (waits ? share_us(running_us + ahead_us) : 0) + own.high_us;
-  const std::size_t gone = leaving != nullptr ? 1 : 0;
-  const auto gone_bytes = leaving != nullptr ? leaving->size_bytes : 0;
-  if (size_ - gone >= options_.bounds.requests_max ||
-      size_bytes_ - gone_bytes + request.size_bytes > options_.bounds.bytes_max) {
-    admission.refusal = refuse(request, Reason::kQueueFull, admission.predicted_us, now);
-    return admission;
+  Request* crowd = nullptr;
+  if (is_full_for(request, leaving)) {
+    if (leaving == nullptr) crowd = crowding_out(request);
+    if (crowd == nullptr || is_full_for(request, crowd)) {
+      admission.refusal = refuse(request, Reason::kQueueFull, admission.predicted_us, now);
+      return admission;
+    }
   }
   request.probe_ = request.deadline > now && may_probe(now, free_in_us.empty());
   if (!fifo() && !request.probe_ &&
@@ -182,6 +205,11 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
   if (leaving != nullptr) {
     erase(*leaving);
     admission.superseded = leaving;
+  }
+  if (crowd != nullptr) {
+    admission.displacement = refuse(*crowd, Reason::kQueueFull, crowd->predicted_us, now);
+    admission.displaced = crowd;
+    erase(*crowd);
   }
   push(request);
   return admission;

@@ -44,6 +44,8 @@ struct SchedulerOptions {
 struct Admission {
   Status refusal;                 // ok: the scheduler holds the request
   Request* superseded = nullptr;  // an older frame of the same stream that left the queue for this one
+  Request* displaced = nullptr;   // one that left a full queue for this one
+  Status displacement;            // what to tell it
   std::int64_t predicted_us = 0;  // predicted completion, from now
 };
 
@@ -67,6 +69,9 @@ struct Dispatch {
 // Order: class (priority 3 first), inside a class the tenants that have engine time left in this round, among these
 // the earliest deadline. A tenant pays for its rows in measured engine microseconds; when no waiting tenant has any
 // left, all get a quantum more (deficit round robin).
+//
+// A full queue is shared like the engine: whoever takes less of it than others displaces the last request of the one
+// that takes most, and a more urgent class that of a lesser one.
 //
 // Admission is a promise: a request is taken only if it is predicted to be answered in time and to make no request of
 // its class and tenant late that was promised before. A more urgent class may still break the promise to a lesser one.
@@ -136,6 +141,8 @@ class Scheduler {
   bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us, TimePoint now) const;
   Status refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
+  bool is_full_for(const Request& request, const Request* leaving) const noexcept;
+  Request* crowding_out(const Request& request) const;
   bool may_probe(TimePoint now, bool idle) const noexcept;
   Class& class_to_serve(TimePoint now);
   Request* first_of(Class& band) const;

@@ -90,6 +90,7 @@ class Simulation {
     const auto admission = scheduler_.offer(request, now_, free_in);
     outcome(request).predicted_us = admission.predicted_us;
     if (admission.superseded != nullptr) end(*admission.superseded, Reason::kSuperseded);
+    if (admission.displaced != nullptr) end(*admission.displaced, Reason::kQueueFull);
     if (!admission.refusal.ok()) end(request, admission.refusal.reason);
     // A batch may start between two arrivals of the same moment, as it would in the model.
     dispatch();

@@ -234,6 +234,38 @@ TEST_F(SchedulerTest, FullQueueSaysHowLongItTakesToDrain) {
   EXPECT_EQ(admission.refusal.retry_delay_us, 20'000);
 }
 
+TEST_F(SchedulerTest, WhoTakesMostOfAFullQueueMakesRoomForOthers) {
+  options_.bounds = {3, 1 << 20};
+  Scheduler small(options_, times_);
+  const std::vector<std::int64_t> busy{0};
+  const auto put = [&](const char* tenant, std::int32_t priority, int ms) {
+    auto& request = due_in(ms);
+    request.tenant = tenant;
+    request.priority = priority;
+    return std::pair{&request, small.offer(request, kNow, busy)};
+  };
+  const auto sooner = put("chatty", 0, 5'000).first;
+  const auto later = put("chatty", 0, 6'000).first;
+  const auto last = put("chatty", 0, 7'000).first;
+  EXPECT_EQ(put("chatty", 0, 8'000).second.refusal.reason, Reason::kQueueFull);
+  // What could not be met anyway displaces nobody.
+  EXPECT_EQ(put("quiet", 0, 1).second.displaced, nullptr);
+  const auto quiet = put("quiet", 0, 1'000);
+  EXPECT_TRUE(quiet.second.refusal.ok());
+  EXPECT_EQ(quiet.second.displaced, last);
+  EXPECT_EQ(quiet.second.displacement.reason, Reason::kQueueFull);
+  EXPECT_GT(quiet.second.displacement.retry_delay_us, 0);
+  // Two against one: giving it another place would turn the tables.
+  EXPECT_EQ(put("quiet", 0, 1'000).second.refusal.reason, Reason::kQueueFull);
+  // A more urgent class goes before any share of a lesser one.
+  EXPECT_EQ(put("chatty", 3, 9'000).second.displaced, later);
+  EXPECT_EQ(put("other", 3, 9'000).second.displaced, sooner);
+  EXPECT_EQ(put("other", 3, 9'000).second.displaced, quiet.first);
+  // A lesser class displaces nobody, however little it takes.
+  EXPECT_EQ(put("new", 0, 9'000).second.refusal.reason, Reason::kQueueFull);
+  EXPECT_EQ(small.size(), 3U);
+}
+
 TEST(SchedulerBatches, GrowOnlyWhilePaidForAndInTime) {
   static constexpr std::int64_t kRows[] = {1, 4, 16};
   ExecutionTime times(kRows);
