@@ -102,6 +102,10 @@ class Request {
   std::uint64_t size_bytes = 0;
   std::int64_t predicted_us = 0;  // completion as predicted at admission, from arrival
 
+  // The stream, whoever else uses its name: tenants choose names without knowing of each other. No header holds a
+  // NUL, so no two pairs share a key.
+  std::string stream_key() const { return tenant + '\0' + stream_id; }
+
   // Set by whoever learns that nobody waits any more; read before a batch forms.
   std::atomic<bool> cancelled{false};
 

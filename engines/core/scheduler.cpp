@@ -10,9 +10,6 @@ namespace {
 // Tenants that wait for nothing are remembered, so that a busy one can not reset its debt by pausing for a moment.
 constexpr std::size_t kTenantsMax = 1024;
 
-// Tenants name their streams without knowing of each other. No header holds a NUL, so no two pairs share a key.
-std::string frame_key(const Request& request) { return request.tenant + '\0' + request.stream_id; }
-
 }  // namespace
 
 bool same_shapes(const Request& a, const Request& b) noexcept {
@@ -54,7 +51,7 @@ std::int64_t Scheduler::quantum_us() const noexcept {
 
 Request* Scheduler::queued_frame_of(const Request& request) const {
   if (request.stream_id.empty()) return nullptr;
-  const auto it = frames_.find(frame_key(request));
+  const auto it = frames_.find(request.stream_key());
   return it == frames_.end() ? nullptr : it->second;
 }
 
@@ -234,7 +231,7 @@ void Scheduler::push(Request& request) {
   rows_ += request.rows;
   size_bytes_ += request.size_bytes;
   deadlines_.emplace(request.deadline, &request);
-  if (!request.stream_id.empty()) frames_[frame_key(request)] = &request;
+  if (!request.stream_id.empty()) frames_[request.stream_key()] = &request;
 }
 
 void Scheduler::erase(Request& request) {
@@ -251,7 +248,7 @@ void Scheduler::erase(Request& request) {
   auto [it, end] = deadlines_.equal_range(request.deadline);
   deadlines_.erase(std::find_if(it, end, [&](const auto& entry) { return entry.second == &request; }));
   if (request.stream_id.empty()) return;
-  const auto frame = frames_.find(frame_key(request));
+  const auto frame = frames_.find(request.stream_key());
   if (frame != frames_.end() && frame->second == &request) frames_.erase(frame);
 }
 

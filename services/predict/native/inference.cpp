@@ -47,11 +47,8 @@ void Inference::start(Status parsed, PredictRequestView&& view, std::string paye
   for (const auto& input : inputs) size_bytes += input.size_bytes;
   priority = view_.priority;
   tenant = std::move(payer);
-  // Tenants choose their stream names without knowing of each other.
-  if (!view_.stream_id.empty()) {
-    stream_id = tenant.empty() ? view_.stream_id : tenant + "/" + view_.stream_id;
-    sequence = view_.sequence;
-  }
+  stream_id = view_.stream_id;
+  sequence = view_.sequence;
   if (view_.budget_us) {
     // A budget beyond an hour is no bound, and must not overflow the clock.
     const auto budget = std::min<std::int64_t>(*view_.budget_us, std::int64_t{3600} * 1'000'000);
@@ -124,7 +121,7 @@ bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view d
   if (!luma_) return false;
   const auto now = Clock::now();
   const FrameTolerance tolerance{policy.similarity_min, std::chrono::microseconds(policy.staleness_max_us)};
-  auto found = node_.frames().lookup({first_choice_->id(), stream_id}, *luma_, now, tolerance);
+  auto found = node_.frames().lookup({first_choice_->id(), stream_key()}, *luma_, now, tolerance);
   if (!found.hit()) return false;
   Result result;
   result.outputs = std::move(found.outputs);
@@ -164,7 +161,7 @@ void Inference::remember(const std::vector<OutputTensor>& outputs) {
                      });
   if (!asked || !is_frame_model(*first_choice_)) return;
   if (!luma_) luma_ = small_luma(inputs[0].data, inputs[0].shape[1], inputs[0].shape[2]);
-  if (luma_) node_.frames().put({first_choice_->id(), stream_id}, std::move(*luma_), outputs, arrival);
+  if (luma_) node_.frames().put({first_choice_->id(), stream_key()}, std::move(*luma_), outputs, arrival);
 }
 
 void Inference::send(const Result& result, const Model& answering, ResponseHeader header) {
