@@ -96,6 +96,18 @@ def test_a_still_scene_is_answered_from_the_frame_cache(predict: Any) -> None:
     assert np.array_equal(seen(answer), first)
 
 
+def test_what_one_tenant_saw_is_never_told_to_another(predict: Any) -> None:
+    first = scene(5)
+    predict(request(first, "cam", cache=within(5)), timeout=2, metadata=(("x-tenant", "a"),))
+    # The same name, the name with the other's in front, and a tenant that is a part of the name.
+    for tenant, stream in (("b", "cam"), ("", "cam"), ("", "a/cam"), ("a/cam", "")):
+        metadata = (("x-tenant", tenant),) if tenant else ()
+        asked = request(flicker(first), stream, cache=within(5), allow=[last_value(5)])
+        assert not predict(asked, timeout=2, metadata=metadata).from_cache, (tenant, stream)
+    again = request(flicker(first), "cam", cache=within(5))
+    assert predict(again, timeout=2, metadata=(("x-tenant", "a"),)).from_cache
+
+
 def test_another_scene_another_stream_an_old_answer_and_no_consent_are_computed(predict: Any) -> None:
     first = scene(2)
     predict(request(first, "watched", cache=within(5)), timeout=2)
