@@ -87,7 +87,7 @@ fuzz:  ## fuzz the wire parsers under AddressSanitizer for FUZZ_SECONDS
 	@build/native-address/native/fuzz_wire --seconds $(FUZZ_SECONDS)
 
 bench: build  ## measure everything; prints tables, writes out/bench/*.json, fails when a bar does not hold
-	@$(BIN)/starling models pull nanodet
+	@$(BIN)/starling models pull nanodet raptor vtest
 	@$(BIN)/starling bench all $(ARGS)
 
 demo: build  ## cameras, edge and cloud nodes behind Envoy, on this machine
