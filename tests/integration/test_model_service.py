@@ -272,7 +272,7 @@ def test_too_many_calls_at_once_are_refused_with_a_delay(own: RunningNode, clien
         calls = [stub.GetModel.future(GetModelRequest(name="echo"), timeout=20) for _ in range(80)]
         refusals = [read_refusal(error) for error in (call.exception() for call in calls) if error is not None]
         assert {model.result().state for model in loads} == {ModelState.READY}
-    # 64 may wait; a few more or less, depending on what was being taken out of the queue at that moment.
-    assert 8 <= len(refusals) <= 24
+    # Of the 80 at most 64 find a place: up to four fewer while a load is in flight but not out of the queue yet.
+    assert 16 <= len(refusals) <= 20
     assert {(one.code.name, one.reason, one.retry_s) for one in refusals} == {("RESOURCE_EXHAUSTED", "QUEUE_FULL", 1.0)}
     assert refusals[0].text.startswith("too many control calls wait on node node-1, at most 64; retry")
