@@ -92,6 +92,19 @@ def quantized_share(model: onnx.ModelProto) -> tuple[int, int]:
     return len(stored), len(weighted)
 
 
+def quantization_report(exact: onnx.ModelProto, small: onnx.ModelProto, *, samples: int) -> dict[str, str | int]:
+    """Returns what a manifest says about how `small` was made of `exact` from that many calibration samples."""
+    stored, weighted = quantized_share(small)
+    return {
+        "activations": "int8, symmetric, per tensor",
+        "weights": "int8, symmetric, per output channel",
+        "layers": weighted,
+        "layers_int8": stored,
+        "calibration_samples": samples,
+        "fp32_bytes": exact.ByteSize(),
+    }
+
+
 def _weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yields the nodes that could be quantised: those with a constant weight, output channel first."""
     constants = {one.name for one in model.graph.initializer}

@@ -21,7 +21,7 @@ from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import CALIBRATION_PICTURES, EFFICIENTNET_WEIGHTS, IMAGENET_NAMES, Member
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
-from engines.quantize import Recipe, quantize, quantized_share
+from engines.quantize import Recipe, quantization_report, quantize
 from engines.repository import MODEL_NAME, Release
 from engines.runners import RUNTIMES, onnxruntime_runner
 
@@ -63,7 +63,6 @@ def make_efficientnet(materials: Materials) -> Release:
             measured=cosine,
             bar=COSINE_BAR,
         )
-    stored, weighted = quantized_share(small)
     return Release(
         config=describe(materials.asset),
         version=VERSION,
@@ -73,14 +72,7 @@ def make_efficientnet(materials: Materials) -> Release:
         sources=materials.sources,
         report={
             "precision": "int8",
-            "quantization": {
-                "activations": "int8, symmetric, per tensor",
-                "weights": "int8, symmetric, per output channel",
-                "layers": weighted,
-                "layers_int8": stored,
-                "calibration_pictures": len(calibration),
-                "fp32_bytes": exact.ByteSize(),
-            },
+            "quantization": quantization_report(exact, small, samples=len(calibration)),
             "agreement": {
                 "what": "best classes of INT8 against FP32, held-out pictures",
                 "pictures": len(held_out),

@@ -21,7 +21,7 @@ from engines.assets.packages import (
 from engines.assets.tfjs import read_tfjs
 from engines.assets.video import read_frames
 from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
-from engines.quantize import Recipe, quantize, quantized_share
+from engines.quantize import Recipe, quantization_report, quantize
 from engines.repository import MODEL_NAME, Release
 from engines.runners import RUNTIMES, Runner
 
@@ -64,7 +64,6 @@ def make_nanodet(
     if larger_size is not None:
         larger = _compare(build_nanodet(network, larger_size), small, materials, f"FP32 at {larger_size}")
         report[f"agreement_{larger_size}"] = _as_report(larger, f"of INT8 against FP32 at {larger_size}")
-    stored, weighted = quantized_share(small)
     return Release(
         config=describe(materials.asset),
         version=VERSION,
@@ -74,14 +73,7 @@ def make_nanodet(
         sources=materials.sources,
         report={
             "precision": "int8",
-            "quantization": {
-                "activations": "int8, symmetric, per tensor",
-                "weights": "int8, symmetric, per output channel",
-                "layers": weighted,
-                "layers_int8": stored,
-                "calibration_frames": len(CALIBRATION_FRAMES),
-                "fp32_bytes": exact.ByteSize(),
-            },
+            "quantization": quantization_report(exact, small, samples=len(CALIBRATION_FRAMES)),
             **report,
         },
     )

@@ -67,6 +67,19 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(op, list(inputs), outputs, name=name, **attributes))
         return outputs
 
+    def resize(self, picture: str, height: int, width: int) -> str:
+        """Scales pictures [batch, height, width, channels] to a fixed size: linear, between the centres of pixels."""
+        return self.node(
+            "Resize",
+            picture,
+            "",
+            "",
+            self.integers(height, width),
+            axes=[1, 2],
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+
     def add_bias(self, convolution: str, bias: npt.ArrayLike) -> None:
         """Gives the `Conv` that makes `convolution` a bias; it must not have one yet."""
         node = next(node for node in self._nodes if convolution in node.output)

@@ -80,16 +80,7 @@ def append_picture(graph: GraphBuilder, frame: str, mean: npt.ArrayLike, deviati
         mean: what is subtracted; per red, green, blue, or one for all, in steps of 0 to 255.
         deviation: what is divided by, likewise.
     """
-    scaled = graph.node(
-        "Resize",
-        frame,
-        "",
-        "",
-        graph.integers(SCALED_SIDE, SCALED_SIDE),
-        axes=[1, 2],
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
+    scaled = graph.resize(frame, SCALED_SIDE, SCALED_SIDE)
     edge = (SCALED_SIDE - SIDE) // 2
     cut = graph.node(
         "Slice",

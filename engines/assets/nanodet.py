@@ -65,16 +65,7 @@ def build_nanodet(model: TfjsModel, size: int) -> onnx.ModelProto:
 
 
 def _normalised(builder: GraphBuilder, frame: str, size: int) -> str:
-    resized = builder.node(
-        "Resize",
-        frame,
-        "",
-        "",
-        builder.integers(size, size),
-        axes=[1, 2],
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
+    resized = builder.resize(frame, size, size)
     centred = builder.node(
         "Sub",
         builder.node("Cast", resized, to=TensorProto.FLOAT),
