@@ -99,6 +99,9 @@ class Request {
   std::string tenant;         // who pays for the engine time
   std::string stream_id;      // empty: no stream
   std::int64_t sequence = 0;  // position in the stream
+  std::string sequence_id;    // whose state a stateful model goes on with; empty: none
+  bool sequence_start = false;
+  bool sequence_end = false;
   std::uint64_t size_bytes = 0;
   std::int64_t predicted_us = 0;  // completion as predicted at admission, from arrival
 
