@@ -25,7 +25,7 @@ def build_table(report: Report, title: str) -> Table:
     table.add_column("", no_wrap=True)
     for name in ("sent", *_STYLES):
         table.add_column(name, justify="right", style=_STYLES.get(name), no_wrap=True)
-    for name in ("p50", "p95", "p99", "per s"):
+    for name in ("p50", "p95", "p99", "/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for node, summary in report.by_node.items():
         table.add_row(node, *_cells(summary))
