@@ -4,7 +4,7 @@ The native core is `engines._core`; only the files that run models import it, so
 before it is built.
 """
 
-from engines.config import DataType, Discipline, ModelConfig, Postprocess, TensorConfig
+from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
 from engines.errors import (
@@ -26,6 +26,7 @@ from engines.manifest import Manifest
 from engines.repository import Entry, ModelVersion, Release, Repository
 
 __all__ = [
+    "Autopilot",
     "CorruptModel",
     "DataType",
     "DeadlinePassed",

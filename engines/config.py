@@ -30,6 +30,14 @@ class Discipline(StrEnum):
     FIFO = "fifo"  # arrival, no admission: to measure what the other one is worth
 
 
+class Autopilot(StrEnum):
+    """What the node does about a model's latency objective."""
+
+    OFF = "off"
+    ADVISE = "advise"  # says what it would change
+    ACT = "act"  # changes it
+
+
 class Postprocess(StrEnum):
     """What native code does with the outputs of the engine before they are answered."""
 
@@ -71,6 +79,9 @@ class ModelConfig:
     response_cache_ms: int = 0  # answers to equal inputs are kept this long; 0: not at all
     discipline: Discipline = Discipline.DEADLINE
     watchdog_ms: int = 5000  # a run that takes longer has hung; the slowest model we ship takes a tenth of a second
+    slo_p99_ms: float = 0.0  # objective for the 99th percentile of answers, arrival to answer; 0: none
+    slo_miss_rate: float = 0.01  # requests that may be late or refused, as a share: what a p99 leaves over
+    autopilot: Autopilot = Autopilot.OFF
     postprocess: Postprocess = Postprocess.NONE
     nms_score_threshold: float = 0.35
     nms_iou_threshold: float = 0.5

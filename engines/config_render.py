@@ -30,6 +30,10 @@ def render_config(config: ModelConfig) -> str:
         "discipline": config.discipline.value,
         "watchdog_ms": str(config.watchdog_ms),
     }
+    if config.slo_p99_ms:
+        parameters["slo_p99_ms"] = repr(config.slo_p99_ms)
+        parameters["slo_miss_rate"] = repr(config.slo_miss_rate)
+        parameters["autopilot"] = config.autopilot.value
     if config.postprocess is not Postprocess.NONE:
         parameters["postprocess"] = config.postprocess.value
         parameters["nms_score_threshold"] = repr(config.nms_score_threshold)

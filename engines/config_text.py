@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.config import BACKENDS, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
+from engines.config import BACKENDS, Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
 from engines.errors import InvalidConfig
 from engines.fields import Fields, Problems, read_number
 from engines.textformat import parse_text, quote
@@ -92,6 +92,9 @@ def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = 
         response_cache_ms=parameters.response_cache_ms,
         discipline=parameters.discipline,
         watchdog_ms=parameters.watchdog_ms,
+        slo_p99_ms=parameters.slo_p99_ms,
+        slo_miss_rate=parameters.slo_miss_rate,
+        autopilot=parameters.autopilot,
         postprocess=parameters.postprocess,
         nms_score_threshold=parameters.score_threshold,
         nms_iou_threshold=parameters.iou_threshold,
@@ -118,6 +121,9 @@ class _Parameters(NamedTuple):
     response_cache_ms: int
     discipline: Discipline
     watchdog_ms: int
+    slo_p99_ms: float
+    slo_miss_rate: float
+    autopilot: Autopilot
     postprocess: Postprocess
     score_threshold: float
     iou_threshold: float
@@ -221,6 +227,9 @@ def _read_parameters(root: Fields) -> _Parameters:
         "response_cache_ms",
         "discipline",
         "watchdog_ms",
+        "slo_p99_ms",
+        "slo_miss_rate",
+        "autopilot",
         "postprocess",
         "nms_score_threshold",
         "nms_iou_threshold",
@@ -299,12 +308,39 @@ def _read_parameters(root: Fields) -> _Parameters:
         response_cache_ms=int(number("response_cache_ms", 0, 0, 10_000, whole=True)),
         discipline=Discipline(order),
         watchdog_ms=int(number("watchdog_ms", _DEFAULTS.watchdog_ms, 10, 3_600_000, whole=True)),
+        slo_p99_ms=number("slo_p99_ms", 0, 0.1, 3_600_000, whole=False),
+        slo_miss_rate=number("slo_miss_rate", _DEFAULTS.slo_miss_rate, 0, 1, whole=False),
+        autopilot=_read_autopilot(given, order),
         postprocess=Postprocess(post),
         score_threshold=number("nms_score_threshold", _DEFAULTS.nms_score_threshold, 0, 1, whole=False),
         iou_threshold=number("nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False),
         identity_delay_us=int(number("identity_delay_us", 0, 0, 60_000_000, whole=True)),
         identity_fail_every=int(number("identity_fail_every", 0, 0, _INT32_MAX, whole=True)),
     )
+
+
+def _read_autopilot(given: dict[str, tuple[str, Fields]], order: str) -> Autopilot:
+    for key in ("slo_miss_rate", "autopilot"):
+        if key in given and "slo_p99_ms" not in given:
+            given[key][1].refuse(
+                "key",
+                f'"starling.{key}" needs an objective; add "starling.slo_p99_ms" or remove this',
+            )
+    if "slo_p99_ms" in given and order == Discipline.FIFO:
+        given["slo_p99_ms"][1].refuse(
+            "key",
+            '"starling.slo_p99_ms" has no meaning with "starling.discipline" "fifo", which admits everything;'
+            " remove one of them",
+        )
+    mode = Autopilot.ADVISE if "slo_p99_ms" in given else Autopilot.OFF
+    text, entry = given.get("autopilot", (mode.value, None))
+    if entry is not None and text not in tuple(Autopilot):
+        entry.refuse(
+            "value",
+            f'"starling.autopilot" is "{text}"; expected "off", "advise" or "act"; correct or remove it',
+        )
+        return mode
+    return Autopilot(text)
 
 
 def _check_contradictions(config: ModelConfig, root: Fields) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import InvalidConfig
-from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config import Autopilot, DataType, ModelConfig, Postprocess, TensorConfig
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
 from engines.textformat import Scalar, parse_text, quote
@@ -137,6 +137,35 @@ def test_wrong_values_and_contradictions_say_what_to_do(old: str, new: str, says
     assert says in problem(DETECTOR.replace(old, new, 1))
 
 
+SLO = 'parameters { key: "starling.slo_p99_ms" value { string_value: "40" } }\n'
+PILOT = 'parameters { key: "starling.autopilot" value { string_value: "act" } }\n'
+
+
+def test_an_objective_is_advised_upon_unless_told_otherwise() -> None:
+    assert parse_config(ECHO).autopilot is Autopilot.OFF
+    config = parse_config(ECHO + SLO)
+    assert (config.slo_p99_ms, config.slo_miss_rate, config.autopilot) == (40.0, 0.01, Autopilot.ADVISE)
+    assert parse_config(ECHO + SLO + PILOT).autopilot is Autopilot.ACT
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (PILOT, ':5: "starling.autopilot" needs an objective; add "starling.slo_p99_ms"'),
+        (PILOT.replace("autopilot", "slo_miss_rate").replace("act", "0.1"), '"starling.slo_miss_rate" needs an'),
+        (SLO + PILOT.replace('"act"', '"on"'), ':6: "starling.autopilot" is "on"; expected "off", "advise" or "act"'),
+        (SLO.replace("40", "0"), '"starling.slo_p99_ms" is "0"; expected a number from 0.1 to 3600000'),
+        (SLO + PILOT.replace("autopilot", "slo_miss_rate").replace("act", "2"), "expected a number from 0 to 1"),
+        (
+            SLO + 'parameters { key: "starling.discipline" value { string_value: "fifo" } }',
+            '"starling.slo_p99_ms" has no meaning with "starling.discipline" "fifo"',
+        ),
+    ],
+)
+def test_an_objective_that_can_not_be_kept_is_refused(text: str, says: str) -> None:
+    assert says in problem(ECHO + text)
+
+
 def test_identity_must_answer_what_came_in() -> None:
     assert "answers each input as it came" in problem(ECHO.replace("dims: 64", "dims: 32", 1))
 
@@ -203,6 +232,16 @@ NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=12)
 DIMS = st.lists(st.one_of(st.just(-1), st.integers(1, 2**31 - 1)), max_size=4).map(tuple)
 
 
+def objectives() -> st.SearchStrategy[dict[str, object]]:
+    return st.fixed_dictionaries(
+        {
+            "slo_p99_ms": st.floats(0.1, 3_600_000),
+            "slo_miss_rate": st.floats(0, 1),
+            "autopilot": st.sampled_from(Autopilot),
+        }
+    )
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> ModelConfig:
     def tensors(labels: st.SearchStrategy[str]) -> tuple[TensorConfig, ...]:
@@ -225,6 +264,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         threads=draw(st.integers(1, 64)),
         queue_bytes_max=draw(st.integers(1 << 10, 1 << 40)),
         version_count=draw(st.integers(1, 9)),
+        **draw(st.just({}) | objectives()),
     )
 
 

@@ -57,6 +57,34 @@ MODEL_STATE_FAILED: ModelState.ValueType  # 5
 """Loading failed, see `status_message`."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _AutopilotMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AutopilotModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AutopilotMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTOPILOT_MODE_UNSPECIFIED: _AutopilotMode.ValueType  # 0
+    """Absent."""
+    AUTOPILOT_MODE_OFF: _AutopilotMode.ValueType  # 1
+    """Nothing is looked at."""
+    AUTOPILOT_MODE_ADVISE: _AutopilotMode.ValueType  # 2
+    """Changes are said, not made."""
+    AUTOPILOT_MODE_ACT: _AutopilotMode.ValueType  # 3
+    """Changes are made."""
+
+class AutopilotMode(_AutopilotMode, metaclass=_AutopilotModeEnumTypeWrapper):
+    """Whether a node changes what its autopilot would change."""
+
+AUTOPILOT_MODE_UNSPECIFIED: AutopilotMode.ValueType  # 0
+"""Absent."""
+AUTOPILOT_MODE_OFF: AutopilotMode.ValueType  # 1
+"""Nothing is looked at."""
+AUTOPILOT_MODE_ADVISE: AutopilotMode.ValueType  # 2
+"""Changes are said, not made."""
+AUTOPILOT_MODE_ACT: AutopilotMode.ValueType  # 3
+"""Changes are made."""
+Global___AutopilotMode: _TypeAlias = AutopilotMode  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """One version of one model."""
@@ -95,6 +123,7 @@ class Model(_message.Message):
     BUCKET_TIMINGS_FIELD_NUMBER: _builtins.int
     LICENSE_FIELD_NUMBER: _builtins.int
     ENGINE_PROPERTIES_FIELD_NUMBER: _builtins.int
+    AUTOPILOT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as in the repository."""
     version: _builtins.int
@@ -129,6 +158,10 @@ class Model(_message.Message):
     def engine_properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """How the runtime runs it, such as `INFERENCE_PRECISION_HINT: f32`; empty unless ready."""
 
+    @_builtins.property
+    def autopilot(self) -> Global___Autopilot:
+        """What keeps its latency objective; absent without an objective and unless ready."""
+
     def __init__(
         self,
         *,
@@ -144,14 +177,143 @@ class Model(_message.Message):
         bucket_timings: _abc.Iterable[Global___BucketTiming] | None = ...,
         license: _builtins.str = ...,
         engine_properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        autopilot: Global___Autopilot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot", "batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class QueueSetting(_message.Message):
+    """What a model's queue may do, within what its configuration allows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_DELAY_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    ADMISSION_BOUND_FIELD_NUMBER: _builtins.int
+    max_batch_size: _builtins.int
+    """Rows of the largest batch, one of `batch_buckets`."""
+    concurrency: _builtins.int
+    """Batches that run at once, 1 to the instances of the configuration."""
+    @_builtins.property
+    def batch_delay(self) -> _duration_pb2.Duration:
+        """Longest time that a batch waits for more requests, >= 0."""
+
+    @_builtins.property
+    def admission_bound(self) -> _duration_pb2.Duration:
+        """Longest time from arrival to the predicted answer that is admitted, whatever the caller's deadline allows;
+        absent means: only deadlines bound it.
+        """
+
+    def __init__(
+        self,
+        *,
+        batch_delay: _duration_pb2.Duration | None = ...,
+        max_batch_size: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+        admission_bound: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission_bound", b"admission_bound", "batch_delay", b"batch_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_bound", b"admission_bound", "batch_delay", b"batch_delay", "concurrency", b"concurrency", "max_batch_size", b"max_batch_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueSetting: _TypeAlias = QueueSetting  # noqa: Y015
+
+@_typing.final
+class Autopilot(_message.Message):
+    """A latency objective and the controller that keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ChangeCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODE_FIELD_NUMBER: _builtins.int
+    SLO_P99_FIELD_NUMBER: _builtins.int
+    SLO_MISS_RATE_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    ADVISED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    MISS_RATE_FIELD_NUMBER: _builtins.int
+    CHANGE_COUNTS_FIELD_NUMBER: _builtins.int
+    mode: Global___AutopilotMode.ValueType
+    """What it does with its decisions."""
+    slo_miss_rate: _builtins.float
+    """Share of requests that may be late or refused, in [0, 1]."""
+    reason: _builtins.str
+    """Stable word for the last decision, such as `more_slots`; empty before the first one."""
+    message: _builtins.str
+    """The last decision in words, with the figures behind it."""
+    miss_rate: _builtins.float
+    """Share of the requests of the last window that were answered late, refused or dropped, in [0, 1]."""
+    @_builtins.property
+    def slo_p99(self) -> _duration_pb2.Duration:
+        """Objective for the 99th percentile of the time from arrival to answer, > 0."""
+
+    @_builtins.property
+    def applied(self) -> Global___QueueSetting:
+        """What the queue does now."""
+
+    @_builtins.property
+    def advised(self) -> Global___QueueSetting:
+        """What it should do next; equal to `applied` when nothing is to be changed."""
+
+    @_builtins.property
+    def p99(self) -> _duration_pb2.Duration:
+        """99th percentile of the answers in the last window, of those answered at all; absent when there were none."""
+
+    @_builtins.property
+    def change_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Decisions that changed something, or would have, by reason, since the model was loaded."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___AutopilotMode.ValueType = ...,
+        slo_p99: _duration_pb2.Duration | None = ...,
+        slo_miss_rate: _builtins.float = ...,
+        applied: Global___QueueSetting | None = ...,
+        advised: Global___QueueSetting | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        p99: _duration_pb2.Duration | None = ...,
+        miss_rate: _builtins.float = ...,
+        change_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["advised", b"advised", "applied", b"applied", "p99", b"p99", "slo_p99", b"slo_p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advised", b"advised", "applied", b"applied", "change_counts", b"change_counts", "message", b"message", "miss_rate", b"miss_rate", "mode", b"mode", "p99", b"p99", "reason", b"reason", "slo_miss_rate", b"slo_miss_rate", "slo_p99", b"slo_p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Autopilot: _TypeAlias = Autopilot  # noqa: Y015
 
 @_typing.final
 class BucketTiming(_message.Message):
