@@ -374,13 +374,16 @@ void Model::dispose(const Purged& purged) {
             {{"queue_us", waited}}});
   }
   for (Request* request : purged.hopeless) {
-    const auto waited = std::to_string(microseconds_between(request->arrival, now));
+    const auto waited_us = microseconds_between(request->arrival, now);
+    const auto waited = std::to_string(waited_us);
     const auto left = microseconds_between(now, request->deadline);
+    // Were it run now after all.
+    const auto predicted = std::to_string(waited_us + run_time_of(*request).median_us);
     refuse(*request, {Reason::kDeadlineUnmeetable,
                       "after " + waited + " us in the queue of " + config_.name + " the " + std::to_string(left) +
                           " us left are less than a run takes; it was not computed",
                       1000,
-                      {{"queue_us", waited}, {"left_us", std::to_string(left)}}});
+                      {{"predicted_us", predicted}, {"queue_us", waited}, {"left_us", std::to_string(left)}}});
   }
   for (Request* request : purged.cancelled) refuse(*request, {Reason::kCancelled, "cancelled by the caller", 0, {}});
 }
@@ -405,6 +408,11 @@ std::size_t Model::drain(TimePoint until) {
   workers_.clear();
   engine_->close();
   return left.size();
+}
+
+RunTime Model::run_time_of(const Request& request) const {
+  const std::lock_guard lock(mutex_);
+  return times_.run_time(times_.bucket_for(request.rows));
 }
 
 std::vector<RunTime> Model::run_times() const {

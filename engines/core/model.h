@@ -72,6 +72,7 @@ class Model {
   void answer(Request& request, Result&& result);
   void refuse(Request& request, Status status);
   void fail(const std::vector<Request*>& requests, const std::string& failure);
+  RunTime run_time_of(const Request& request) const;
   void dispose(const Purged& purged);
   void supersede(Request& request);
 

@@ -167,5 +167,6 @@ def _read_refusal(error: PredictError, round_trip_us: int) -> PredictionError:
         message=error.message,
         retry_delay_s=error.retry_delay.ToNanoseconds() / 1e9 if has_delay else None,
         request_id=error.request_id,
+        metadata=dict(error.facts),
         round_trip_us=round_trip_us,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +129,7 @@ class PredictionError:
         message: what was found, what was expected, what to do.
         retry_delay_s: seconds to wait before trying again; None means: do not try this again.
         request_id: that of the request.
+        metadata: further facts by name, such as `predicted_us`.
         round_trip_us: time from sending the request to the refusal, in microseconds.
     """
 
@@ -137,8 +138,15 @@ class PredictionError:
     message: str
     retry_delay_s: float | None = None
     request_id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     round_trip_us: int = 0
 
     def to_error(self) -> StarlingError:
         """Returns the error that a single call would have raised."""
-        return build_error(self.status, self.message, reason=self.reason, retry_delay_s=self.retry_delay_s)
+        return build_error(
+            self.status,
+            self.message,
+            reason=self.reason,
+            metadata=dict(self.metadata),
+            retry_delay_s=self.retry_delay_s,
+        )

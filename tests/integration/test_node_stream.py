@@ -64,6 +64,7 @@ def test_a_refusal_is_one_answer_and_the_stream_goes_on(channel: grpc.Channel) -
     ]
     assert "wants FP32[?, 64], got FP32[1, 63]" in errors[1].message
     assert not any(error.HasField("retry_delay") for error in errors)
+    assert errors[0].facts["model"] == "nobody"
 
 
 def test_a_full_queue_inside_a_stream_carries_the_retry_delay(channel: grpc.Channel) -> None:
@@ -73,6 +74,7 @@ def test_a_full_queue_inside_a_stream_carries_the_retry_delay(channel: grpc.Chan
     assert 0 < len(full) < 12
     assert {(error.code, error.reason) for error in full} == {(8, "QUEUE_FULL")}
     assert all(error.retry_delay.ToMicroseconds() >= 1000 for error in full)
+    assert all(error.facts["model"] == "slow" and int(error.facts["predicted_us"]) > 0 for error in full)
 
 
 def test_malformed_messages_inside_a_stream_are_refused_one_by_one(channel: grpc.Channel) -> None:

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <map>
 #include <random>
 
 #include "identity_engine.h"
@@ -168,6 +169,30 @@ TEST(Model, RequestThatExpiresWhileTheEngineIsSlowIsAnsweredInTimeAndNeverRun) {
   EXPECT_TRUE(first.wait().status.ok());
   EXPECT_EQ(model->stats().executions.load(), 1U);
   EXPECT_EQ(model->stats().expired_executed.load(), 0U);
+}
+
+TEST(Model, RequestThatCanNotBeMetAnyMoreSaysWhatItWouldHaveTaken) {
+  // A machine that is busy elsewhere for as long as the deadline leaves makes it expire instead: then once more.
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    std::atomic<std::int64_t> run_us = 60'000;
+    auto model = make_settable(echo_config(), run_us);
+    run_us = 300'000;  // the estimate knows nothing of it yet
+    TestRequest first;
+    model->submit(first);
+    while (model->queued() != 0) std::this_thread::yield();
+    TestRequest late;
+    late.deadline = Clock::now() + milliseconds(340);  // when the first is over, less than one run is left
+    model->submit(late);
+    const auto& status = late.wait().status;
+    first.wait();
+    if (status.reason == Reason::kDeadlinePassed) continue;
+    ASSERT_EQ(status.reason, Reason::kDeadlineUnmeetable);
+    std::map<std::string, std::string> facts(status.facts.begin(), status.facts.end());
+    EXPECT_GE(std::stoll(facts["predicted_us"]), std::stoll(facts["queue_us"]) + 60'000);
+    EXPECT_LT(std::stoll(facts["left_us"]), 60'000);
+    return;
+  }
+  FAIL() << "always expired";
 }
 
 TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {

@@ -316,6 +316,20 @@ Writer encode_stream_response(const Writer& response) {
   return out;
 }
 
+namespace {
+
+// The facts of a refusal as a map<string, string>.
+void write_facts(Writer& out, std::uint32_t field, const Status& status) {
+  for (const auto& [key, value] : status.facts) {
+    Writer entry;
+    entry.text(1, key);
+    entry.text(2, value);
+    out.message(field, entry);
+  }
+}
+
+}  // namespace
+
 Writer encode_stream_error(const Status& status, std::string_view request_id) {
   Writer error;
   error.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
@@ -323,6 +337,7 @@ Writer encode_stream_error(const Status& status, std::string_view request_id) {
   error.text(3, clip_message(status.message));
   if (status.retry_delay_us > 0) error.message(4, encode_duration(status.retry_delay_us));
   error.text(5, request_id);
+  write_facts(error, 6, status);
   Writer out;
   out.message(2, error);
   return out;
@@ -332,14 +347,13 @@ std::string encode_details(const Status& status, std::string_view request_id) {
   Writer info;
   info.text(1, name(status.reason));
   info.text(2, "starling");
-  const auto fact = [&info](std::string_view key, std::string_view value) {
+  write_facts(info, 3, status);
+  if (!request_id.empty()) {
     Writer entry;
-    entry.text(1, key);
-    entry.text(2, value);
+    entry.text(1, "request_id");
+    entry.text(2, request_id);
     info.message(3, entry);
-  };
-  for (const auto& [key, value] : status.facts) fact(key, value);
-  if (!request_id.empty()) fact("request_id", request_id);
+  }
   Writer out;
   out.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
   out.text(2, clip_message(status.message));

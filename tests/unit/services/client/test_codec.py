@@ -217,6 +217,7 @@ def test_a_refusal_in_a_stream_keeps_its_facts() -> None:
     reply.error.message = "full"
     reply.error.request_id = "r1"
     reply.error.retry_delay.FromMilliseconds(250)
+    reply.error.facts["queued"] = "64"
     refusal = decode_stream_response(reply.SerializeToString(), 9)
     assert refusal == PredictionError(
         status="RESOURCE_EXHAUSTED",
@@ -224,8 +225,10 @@ def test_a_refusal_in_a_stream_keeps_its_facts() -> None:
         message="full",
         retry_delay_s=0.25,
         request_id="r1",
+        metadata={"queued": "64"},
         round_trip_us=9,
     )
+    assert refusal.to_error().metadata == {"queued": "64"}
     assert repr(refusal.to_error()) == "<QueueFull QUEUE_FULL retry in 0.25 s: full>"
 
 
