@@ -27,6 +27,11 @@ def small_luma(frame: numpy.typing.NDArray[numpy.uint8]) -> numpy.typing.NDArray
     compared. Borrows the frame, returns an owned array.
     """
 
+def read_graph(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """
+    Returns the inputs and outputs of an ONNX or OpenVINO file, `dims` with the batch. Raises CorruptModel.
+    """
+
 def reasons() -> list[str]:
     """Reasons by number, as `simulate` returns them."""
 
@@ -52,9 +57,9 @@ class TensorSpec:
 class ModelConfig:
     """Everything needed to load one model version."""
 
-    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0, discipline: str = 'deadline', watchdog_us: int = 5000000, response_cache_us: int = 0) -> None:
+    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0, discipline: str = 'deadline', watchdog_us: int = 5000000, response_cache_us: int = 0, batched: bool = True) -> None:
         """
-        buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms".
+        batched: false when tensors have no batch dimension; dims are then whole shapes. buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms".
         """
 
     @property

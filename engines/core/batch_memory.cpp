@@ -7,9 +7,9 @@ namespace {
 
 using Buffers = std::vector<std::shared_ptr<Buffer>>;
 
-std::size_t row_bytes(DataType type, const Shape& shape) {
+std::size_t row_bytes(DataType type, const Shape& shape, bool batched) {
   std::int64_t n = 1;
-  for (std::size_t i = 1; i < shape.size(); ++i) n *= shape[i];
+  for (std::size_t i = batched ? 1 : 0; i < shape.size(); ++i) n *= shape[i];
   return static_cast<std::size_t>(n) * width(type);
 }
 
@@ -19,11 +19,11 @@ Buffers collect(const ModelConfig& config, const Batch& batch, std::int64_t batc
   for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
     const auto& output = batch.outputs[o];
     const auto& spec = config.signature.outputs[o];
-    if (output.shape.empty() || output.shape.front() != batch.bucket) {
+    if (config.batched && (output.shape.empty() || output.shape.front() != batch.bucket)) {
       throw std::runtime_error("output \"" + spec.name + "\" came back as " + to_string(output.shape) +
                                " for a batch of " + std::to_string(batch.bucket));
     }
-    const auto size = row_bytes(spec.data_type, output.shape) * static_cast<std::size_t>(batch_rows);
+    const auto size = row_bytes(spec.data_type, output.shape, config.batched) * static_cast<std::size_t>(batch_rows);
     buffers.push_back(std::make_shared<Buffer>(size));
     if (size != 0) std::memcpy(buffers.back()->data(), output.data, size);
   }
@@ -58,8 +58,9 @@ Buffers collect_detections(const ModelConfig& config, const Batch& batch, std::i
 
 }  // namespace
 
-void BatchMemory::gather(const Signature& signature, const std::vector<Request*>& requests, std::int64_t bucket_rows,
+void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows,
                          Batch& batch) {
+  const auto& signature = config.signature;
   batch.bucket = bucket_rows;
   inputs_.resize(signature.inputs.size());
   batch.inputs.resize(signature.inputs.size());
@@ -67,8 +68,8 @@ void BatchMemory::gather(const Signature& signature, const std::vector<Request*>
     const auto& first = requests.front()->inputs[i];
     auto& target = batch.inputs[i];
     target.shape = first.shape;
-    target.shape.front() = bucket_rows;
-    const auto row = row_bytes(first.data_type, first.shape);
+    if (config.batched) target.shape.front() = bucket_rows;
+    const auto row = row_bytes(first.data_type, first.shape, config.batched);
     auto& buffer = inputs_[i];
     buffer.resize(row * static_cast<std::size_t>(bucket_rows));
     auto* out = buffer.data();
@@ -98,11 +99,11 @@ std::vector<std::vector<OutputTensor>> scatter(const ModelConfig& config, const 
     } else {
       shape = batch.outputs[o].shape;
     }
-    const auto row = row_bytes(spec.data_type, shape);
+    const auto row = row_bytes(spec.data_type, shape, config.batched);
     std::size_t offset = 0;
     for (std::size_t i = 0; i < requests.size(); ++i) {
-      shape.front() = requests[i]->rows;
-      const auto size = row * static_cast<std::size_t>(shape.front());
+      if (config.batched) shape.front() = requests[i]->rows;
+      const auto size = row * static_cast<std::size_t>(requests[i]->rows);
       outputs[i].push_back({&spec, shape, buffers[o], offset, size});
       offset += size;
     }

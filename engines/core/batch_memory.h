@@ -12,8 +12,7 @@ namespace starling {
 class BatchMemory {
  public:
   // Points `batch` at contiguous inputs with the requests' rows in order, zero-padded to `bucket_rows`.
-  void gather(const Signature& signature, const std::vector<Request*>& requests, std::int64_t bucket_rows,
-              Batch& batch);
+  void gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows, Batch& batch);
 
  private:
   std::vector<std::vector<std::uint8_t>> inputs_;

@@ -67,12 +67,14 @@ void Model::warm_up() {
     Batch batch;
     batch.bucket = stats.rows;
     for (const auto& spec : config_.signature.inputs) {
-      Shape shape{stats.rows};
+      Shape shape;
+      if (config_.batched) shape.push_back(stats.rows);
       for (const auto d : spec.dims) shape.push_back(d < 0 ? kFreeDimension : d);
       const auto size = byte_size(spec.data_type, shape.data(), shape.size());
       if (!size || *size > kBatchBytesMax) {
-        throw Error(Reason::kInvalidConfig, label(config_) + " input \"" + spec.name + "\" is " + to_string(spec) +
-                                                ", in a batch of " + std::to_string(stats.rows) + " more than " +
+        throw Error(Reason::kInvalidConfig, label(config_) + " input \"" + spec.name + "\" is " +
+                                                to_string(spec, config_.batched) + ", in a batch of " +
+                                                std::to_string(stats.rows) + " more than " +
                                                 std::to_string(kBatchBytesMax) + " bytes; correct config.pbtxt");
       }
       zeros.emplace_back(*size);
@@ -252,7 +254,7 @@ void Model::run(int index, std::vector<Request*> requests) {
     if (request->deadline <= slot.started) stats_.expired_executed.fetch_add(1, std::memory_order_relaxed);
   }
   slot.batch.slot = index;
-  slot.memory.gather(config_.signature, requests, bucket_stats_[slot.bucket]->rows, slot.batch);
+  slot.memory.gather(config_, requests, bucket_stats_[slot.bucket]->rows, slot.batch);
   stats_.executions.fetch_add(1, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);

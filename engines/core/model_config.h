@@ -30,6 +30,8 @@ struct ModelConfig {
   DetectionOptions detections;
   std::int64_t identity_delay_us = 0;
   std::int64_t identity_fail_every = 0;
+  // False: tensors have no batch dimension; `dims` are whole shapes, a request is one row, the only bucket is 1.
+  bool batched = true;
 };
 
 inline std::string label(const ModelConfig& config) { return config.name + ":" + std::to_string(config.version); }

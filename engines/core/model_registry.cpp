@@ -21,7 +21,8 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config) {
         IdentityEngine::Options{config.instances, config.identity_delay_us, config.identity_fail_every});
   }
   if (config.backend == "openvino") {
-    return make_openvino_engine(std::move(graph), {config.path, config.buckets, config.instances, config.threads});
+    return make_openvino_engine(std::move(graph),
+                                {config.path, config.buckets, config.instances, config.threads, config.batched});
   }
   throw Error(Reason::kInvalidConfig,
               "backend \"" + config.backend + "\" is unknown; use \"openvino\" or \"identity\"");

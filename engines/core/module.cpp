@@ -12,6 +12,7 @@
 
 #include "luma.h"
 #include "model_registry.h"
+#include "openvino_graph.h"
 #include "simulation.h"
 #include "ssim.h"
 
@@ -337,6 +338,18 @@ NB_MODULE(_core, m) {
         "Returns the brightness of a uint8[H, W, 3] BGR frame with edges of at most 104; None when it cannot be\n"
         "compared. Borrows the frame, returns an owned array.");
   m.def(
+      "read_graph",
+      [](const std::string& path) {
+        Signature signature;
+        {
+          const nb::gil_scoped_release released;
+          signature = read_graph(path);
+        }
+        return nb::make_tuple(std::move(signature.inputs), std::move(signature.outputs));
+      },
+      "path"_a, nb::sig("def read_graph(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]"),
+      "Returns the inputs and outputs of an ONNX or OpenVINO file, `dims` with the batch. Raises CorruptModel.");
+  m.def(
       "reasons",
       [] {
         std::vector<std::string> names;
@@ -367,7 +380,7 @@ NB_MODULE(_core, m) {
              std::int64_t batch_delay_us, std::int64_t default_timeout_us, const std::string& post,
              float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
              std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us,
-             std::int64_t response_cache_us) {
+             std::int64_t response_cache_us, bool batched) {
             const auto which = discipline(order);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
@@ -387,14 +400,16 @@ NB_MODULE(_core, m) {
                                    step,
                                    {score_threshold, iou_threshold},
                                    identity_delay_us,
-                                   identity_fail_every};
+                                   identity_fail_every,
+                                   batched};
           },
           nb::kw_only(), "name"_a, "version"_a, "backend"_a, "path"_a = "", "inputs"_a, "outputs"_a,
           "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
           "queue_bytes_max"_a = std::uint64_t{256} << 20, "batch_delay_us"_a = 0, "default_timeout_us"_a = 1'000'000,
           "postprocess"_a = "", "score_threshold"_a = 0.35F, "iou_threshold"_a = 0.5F, "identity_delay_us"_a = 0,
           "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
-          "response_cache_us"_a = 0,
+          "response_cache_us"_a = 0, "batched"_a = true,
+          "batched: false when tensors have no batch dimension; dims are then whole shapes. "
           "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
       .def_ro("name", &ModelConfig::name)
       .def_ro("version", &ModelConfig::version)

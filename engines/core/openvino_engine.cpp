@@ -6,6 +6,8 @@
 #include <array>
 #include <openvino/openvino.hpp>
 
+#include "openvino_graph.h"
+
 namespace starling {
 namespace {
 
@@ -32,30 +34,23 @@ bool has_amx_bf16() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1U << 22U)) != 0;
 }
 
-std::string last_line(const char* text) {
-  std::string s(text);
-  // OpenVINO starts with "Exception from file:line:"; the cause is the last line that is not empty.
-  while (!s.empty() && (s.back() == '\n' || s.back() == ' ')) s.pop_back();
-  const auto cut = s.find_last_of('\n');
-  return cut == std::string::npos ? s : s.substr(cut + 1);
-}
-
 template <typename Port>
 std::string node_text(const Port& port) {
   return port.get_element_type().to_string() + port.get_partial_shape().to_string();
 }
 
 template <typename Port>
-void check_port(const Port& port, const TensorSpec& spec, const char* role, const std::string& path) {
+void check_port(const Port& port, const TensorSpec& spec, const char* role, const OpenVinoOptions& options) {
+  const std::size_t batch = options.batched ? 1 : 0;
   const auto& shape = port.get_partial_shape();
   bool fits = port.get_element_type() == element_type(spec.data_type) && shape.rank().is_static() &&
-              static_cast<std::size_t>(shape.rank().get_length()) == spec.dims.size() + 1;
+              static_cast<std::size_t>(shape.rank().get_length()) == spec.dims.size() + batch;
   for (std::size_t i = 0; fits && i < spec.dims.size(); ++i) {
-    fits = spec.dims[i] < 0 || shape[i + 1].compatible(spec.dims[i]);
+    fits = spec.dims[i] < 0 || shape[i + batch].compatible(spec.dims[i]);
   }
   if (fits) return;
-  throw Error(Reason::kInvalidConfig, path + ": " + role + " \"" + spec.name + "\" is " + node_text(port) +
-                                          " in the file, the configuration says " + to_string(spec) +
+  throw Error(Reason::kInvalidConfig, options.path + ": " + role + " \"" + spec.name + "\" is " + node_text(port) +
+                                          " in the file, the configuration says " + to_string(spec, options.batched) +
                                           "; correct config.pbtxt or publish the right file");
 }
 
@@ -77,7 +72,7 @@ class OpenVinoEngine final : public Engine {
       throw Error(Reason::kCorruptModel,
                   options.path + ": not a readable model: " + last_line(e.what()) + "; pull or publish it again");
     }
-    check(*model, options.path);
+    check(*model, options);
     try {
       for (const auto rows : options.buckets) compile(model, rows, options);
     } catch (const std::exception& e) {
@@ -106,7 +101,8 @@ class OpenVinoEngine final : public Engine {
   }
 
  private:
-  void check(const ov::Model& model, const std::string& path) const {
+  void check(const ov::Model& model, const OpenVinoOptions& options) const {
+    const auto& path = options.path;
     const auto inputs = model.inputs();
     const auto outputs = model.outputs();
     if (inputs.size() != signature_.inputs.size()) {
@@ -115,7 +111,7 @@ class OpenVinoEngine final : public Engine {
     }
     const auto find = [&](const auto& ports, const TensorSpec& spec, const char* role) {
       for (const auto& port : ports) {
-        if (port.get_names().count(spec.name) != 0) return check_port(port, spec, role, path);
+        if (port.get_names().count(spec.name) != 0) return check_port(port, spec, role, options);
       }
       throw Error(Reason::kInvalidConfig, path + ": no " + role + " \"" + spec.name + "\"; the file has " +
                                               port_names(ports) + "; correct config.pbtxt");
@@ -127,7 +123,8 @@ class OpenVinoEngine final : public Engine {
   void compile(const std::shared_ptr<ov::Model>& model, std::int64_t rows, const OpenVinoOptions& options) {
     std::map<std::string, ov::PartialShape> shapes;
     for (const auto& spec : signature_.inputs) {
-      ov::PartialShape shape{rows};
+      ov::PartialShape shape;
+      if (options.batched) shape.push_back(rows);
       for (const auto d : spec.dims) shape.push_back(d < 0 ? ov::Dimension::dynamic() : ov::Dimension(d));
       shapes[spec.name] = shape;
     }

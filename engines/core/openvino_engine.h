@@ -13,6 +13,7 @@ struct OpenVinoOptions {
   std::vector<std::int64_t> buckets{1};  // ascending
   int slots = 1;                         // batches in flight, each on `threads` threads
   int threads = 1;
+  bool batched = true;  // see ModelConfig
 };
 
 // Throws Error(kCorruptModel) when the file can not be read or compiled, Error(kInvalidConfig) when its inputs or

@@ -13,11 +13,16 @@ Status check_input(const ModelConfig& config, const TensorSpec& spec, const Inpu
     status.message = "signature mismatch: " + label(config) + " input \"" + spec.name + "\" " + what;
     return status;
   };
-  bool fits = input.data_type == spec.data_type && input.shape.size() == spec.dims.size() + 1;
+  const std::size_t batch = config.batched ? 1 : 0;
+  bool fits = input.data_type == spec.data_type && input.shape.size() == spec.dims.size() + batch;
   for (std::size_t i = 0; fits && i < spec.dims.size(); ++i) {
-    fits = input.shape[i + 1] > 0 && (spec.dims[i] < 0 || spec.dims[i] == input.shape[i + 1]);
+    const auto length = input.shape[i + batch];
+    fits = length > 0 && (spec.dims[i] < 0 || spec.dims[i] == length);
   }
-  if (!fits) return refuse("wants " + to_string(spec) + ", got " + got(input) + "; convert or reshape before sending");
+  if (!fits) {
+    return refuse("wants " + to_string(spec, config.batched) + ", got " + got(input) +
+                  "; convert or reshape before sending");
+  }
   const auto expected = byte_size(input.data_type, input.shape.data(), input.shape.size());
   if (!expected) return refuse("has shape " + to_string(input.shape) + ", whose size overflows; send the true shape");
   if (*expected != input.size_bytes) {
@@ -39,8 +44,9 @@ Status check_request(const ModelConfig& config, Request& request) {
       std::string names;
       for (const auto& t : request.inputs) names += (names.empty() ? "\"" : ", \"") + t.name + "\"";
       return {Reason::kInvalidInput,
-              "signature mismatch: " + model + " wants input \"" + specs[i].name + "\" " + to_string(specs[i]) +
-                  ", got " + (names.empty() ? "no input" : names) + "; send every input of the signature once",
+              "signature mismatch: " + model + " wants input \"" + specs[i].name + "\" " +
+                  to_string(specs[i], config.batched) + ", got " + (names.empty() ? "no input" : names) +
+                  "; send every input of the signature once",
               0,
               {{"model", config.name}, {"input", specs[i].name}}};
     }
@@ -54,8 +60,10 @@ Status check_request(const ModelConfig& config, Request& request) {
             0,
             {{"model", config.name}}};
   }
-  request.rows = request.inputs.empty() ? 1 : request.inputs.front().shape.front();
+  const bool has_rows = config.batched && !request.inputs.empty();
+  request.rows = has_rows ? request.inputs.front().shape.front() : 1;
   for (const auto& input : request.inputs) {
+    if (!config.batched) break;
     const auto rows = input.shape.front();
     if (rows == request.rows && rows >= 1 && rows <= config.buckets.back()) continue;
     return {Reason::kInvalidInput,

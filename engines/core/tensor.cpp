@@ -61,10 +61,10 @@ std::string to_string(const Shape& shape) {
   return out + "]";
 }
 
-std::string to_string(const TensorSpec& spec) {
+std::string to_string(const TensorSpec& spec, bool batched) {
   std::string out(name(spec.data_type));
-  out += "[?";
-  if (!spec.dims.empty()) out += ", ";
+  out += batched ? "[?" : "[";
+  if (batched && !spec.dims.empty()) out += ", ";
   append_dims(out, spec.dims);
   return out + "]";
 }

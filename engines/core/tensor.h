@@ -60,7 +60,7 @@ struct Signature {
   std::vector<TensorSpec> outputs;
 };
 
-// For people: "uint8[?, 416, 416, 3]" with the batch as the first "?".
-std::string to_string(const TensorSpec& spec);
+// For people: "uint8[?, 416, 416, 3]" with the batch, where there is one, as the first "?".
+std::string to_string(const TensorSpec& spec, bool batched = true);
 
 }  // namespace starling

@@ -62,6 +62,27 @@ TEST(Model, EveryRequestGetsItsOwnRows) {
   EXPECT_LT(model->stats().executions.load(), 200U);
 }
 
+TEST(Model, WithoutABatchTheShapeIsTheWholeShapeAndRequestsRunOneByOne) {
+  auto config = echo_config();
+  config.signature = {{{"x", DataType::kFp32, {2, -1}}}, {{"y", DataType::kFp32, {2, -1}}}};
+  config.buckets = {1};
+  config.batched = false;
+  auto model = make(config);
+  for (int i = 0; i < 3; ++i) {
+    TestRequest request(2, 3, static_cast<float>(i));
+    model->submit(request);
+    const auto& result = request.wait();
+    ASSERT_TRUE(result.status.ok()) << result.status.message;
+    EXPECT_EQ(floats(result.outputs[0]), request.values());
+    EXPECT_EQ(result.outputs[0].shape, (Shape{2, 3}));
+  }
+  EXPECT_EQ(model->stats().rows.load(), 3U);
+  TestRequest wrong(1, 3, 0);
+  model->submit(wrong);
+  EXPECT_NE(wrong.wait().status.message.find("wants FP32[2, ?], got FP32[1, 3]"), std::string::npos)
+      << wrong.wait().status.message;
+}
+
 TEST(Model, FullQueueRefusesWithADelay) {
   auto config = echo_config();
   config.identity_delay_us = 50'000;
