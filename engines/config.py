@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-BACKENDS = ("identity", "openvino")
-
 
 class DataType(StrEnum):
     """Element types; the value is the name used on the wire, `TYPE_` before it is the name in the file."""
@@ -19,6 +17,7 @@ class DataType(StrEnum):
     INT32 = "INT32"
     INT64 = "INT64"
     FP16 = "FP16"
+    BF16 = "BF16"
     FP32 = "FP32"
     FP64 = "FP64"
 
@@ -47,12 +46,16 @@ class Postprocess(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorConfig:
-    """One input or output: `dims` without the batch, -1 where any length will do, empty for one value per row."""
+    """One input or output: `dims` without the batch, -1 where any length will do, empty for one value per row.
+
+    `format` is what a configuration says of the layout, such as `FORMAT_NCHW`; it is passed on and changes nothing.
+    """
 
     name: str
     data_type: DataType
     dims: tuple[int, ...]
     label_filename: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class ModelConfig:
     """Everything that `config.pbtxt` says, with defaults filled in and contradictions ruled out.
 
     Times are in microseconds; 0 for `default_timeout_us` means that only the caller's deadline counts.
+    `max_batch_size` 0 means that tensors have no batch dimension: `dims` are whole shapes and requests run one by one.
     `batch_delay_us` 0 means that requests which wait together run together but nothing waits for more.
     """
 
@@ -75,7 +79,11 @@ class ModelConfig:
     instance_count: int = 1
     threads: int = 1  # per instance; convnets gain more from a second instance than from a second thread
     queue_bytes_max: int = 256 << 20  # forty frames of 1080p
-    version_count: int = 1
+    version_count: int = 1  # 0: every version
+    version_numbers: tuple[int, ...] = ()  # these and no others, where there are any
+    model_filename: str = ""  # in a version's folder; empty: model.onnx, or model.xml where there is that
+    priority_levels: int = 0  # what the priority of a request may be; 0: not asked for
+    default_priority_level: int = 0  # of requests that name none; 1 is the most urgent
     response_cache_ms: int = 0  # answers to equal inputs are kept this long; 0: not at all
     discipline: Discipline = Discipline.DEADLINE
     watchdog_ms: int = 5000  # a run that takes longer has hung; the slowest model we ship takes a tenth of a second
@@ -92,4 +100,9 @@ class ModelConfig:
     @property
     def buckets(self) -> tuple[int, ...]:
         """Returns the batch sizes to compile: 1, the preferred ones and the largest, ascending."""
-        return tuple(sorted({1, *self.preferred_batch_sizes, self.max_batch_size}))
+        return tuple(sorted({1, *self.preferred_batch_sizes, self.max_batch_size or 1}))
+
+    @property
+    def batched(self) -> bool:
+        """Returns whether tensors have a batch dimension before `dims`."""
+        return self.max_batch_size > 0

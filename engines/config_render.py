@@ -16,13 +16,16 @@ def render_config(config: ModelConfig) -> str:
         "dynamic_batching {",
         f"  preferred_batch_size: [ {', '.join(map(str, config.preferred_batch_sizes))} ]",
         f"  max_queue_delay_microseconds: {config.batch_delay_us}",
+        *_render_priorities(config),
         "  default_queue_policy {",
         f"    max_queue_size: {config.queue_max}",
         f"    default_timeout_microseconds: {config.default_timeout_us}",
         "  }",
         "}",
-        f"version_policy {{ latest {{ num_versions: {config.version_count} }} }}",
+        _render_versions(config),
     ]
+    if config.model_filename:
+        lines.append(f"default_model_filename: {quote(config.model_filename)}")
     parameters = {
         "threads": str(config.threads),
         "queue_bytes_max": str(config.queue_bytes_max),
@@ -47,10 +50,28 @@ def render_config(config: ModelConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _render_versions(config: ModelConfig) -> str:
+    if config.version_numbers:
+        return f"version_policy {{ specific {{ versions: [ {', '.join(map(str, config.version_numbers))} ] }} }}"
+    if config.version_count == 0:
+        return "version_policy { all { } }"
+    return f"version_policy {{ latest {{ num_versions: {config.version_count} }} }}"
+
+
+def _render_priorities(config: ModelConfig) -> list[str]:
+    if not config.priority_levels:
+        return []
+    return [
+        f"  priority_levels: {config.priority_levels}",
+        f"  default_priority_level: {config.default_priority_level}",
+    ]
+
+
 def _render_tensors(field: str, tensors: tuple[TensorConfig, ...]) -> list[str]:
     lines = [f"{field} ["]
     for at, tensor in enumerate(tensors):
         labels = f" label_filename: {quote(tensor.label_filename)}" if tensor.label_filename else ""
+        labels += f" format: {tensor.format}" if tensor.format else ""
         dims = ", ".join(map(str, tensor.dims))
         lines.append(
             f"  {{ name: {quote(tensor.name)} data_type: TYPE_{tensor.data_type} dims: [ {dims} ]{labels} }}"

@@ -8,7 +8,17 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.config import BACKENDS, Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
+from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
+from engines.config_complete import Graph, ReadGraph, complete_max_batch_size, complete_tensors
+from engines.config_serving import (
+    RESPONSE_CACHE_MS_MAX,
+    read_batching,
+    read_instance_count,
+    read_response_cache_ms,
+    read_transaction_policy,
+    read_versions,
+    read_warmup,
+)
 from engines.errors import InvalidConfig
 from engines.fields import Fields, Problems, read_number
 from engines.textformat import parse_text, quote
@@ -18,8 +28,15 @@ CONFIG_BYTES_MAX = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _DEFAULTS = ModelConfig("", "", 1, (), ())
 _INT32_MAX = 2**31 - 1
-_TIME_US_MAX = 3_600_000_000
 _TYPES = {f"TYPE_{kind}": kind for kind in DataType}
+# What Triton's backends call ours.
+_TRITON_PARAMETERS = {"intra_op_thread_count": "starling.threads", "INFERENCE_NUM_THREADS": "starling.threads"}
+_FORMATS = ("FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW")
+_UNSUPPORTED_FLAGS = {
+    "is_shape_tensor": "this node has no TensorRT engine",
+    "allow_ragged_batch": "the rows of a batch have one shape here",
+    "optional": "a request sends every input here",
+}
 # Field order and dims (without the batch) of what the nms step answers: see `Postprocess.NMS`.
 _NMS_OUTPUTS = {
     "boxes": (DataType.FP32, 2),
@@ -29,8 +46,8 @@ _NMS_OUTPUTS = {
 }
 
 
-def read_config(path: Path) -> ModelConfig:
-    """Reads `<repository>/<model>/config.pbtxt`.
+def read_config(path: Path, graph: ReadGraph | None = None) -> ModelConfig:
+    """Reads `<repository>/<model>/config.pbtxt`; `graph` fills in what it leaves out.
 
     Raises:
         InvalidConfig: unreadable, malformed, unknown or missing fields, wrong types, or contradictions; every
@@ -57,39 +74,59 @@ def read_config(path: Path) -> ModelConfig:
             path=str(path),
             line=line,
         ) from error
-    return parse_config(text, str(path), folder=path.parent.name)
+    return parse_config(text, str(path), folder=path.parent.name, graph=graph)
 
 
-def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = None) -> ModelConfig:
+def parse_config(
+    text: str, path: str = "config.pbtxt", *, folder: str | None = None, graph: ReadGraph | None = None
+) -> ModelConfig:
     """Returns the configuration that `text` describes.
 
     Args:
         text: contents of the file.
         path: what errors call the file.
-        folder: name of the model's folder, which `name` must equal; None skips that check.
+        folder: name of the model's folder, which `name` must equal, and is when it is absent; None skips that check.
+        graph: reads the model's file when inputs or outputs are missing; None: they must not be.
 
     Raises:
         InvalidConfig: see `read_config`.
     """
     problems = Problems(path)
     root = Fields(parse_text(text, path), "", problems)
-    batching = _read_batching(root)
+    name = _read_name(root, folder)
+    batching = read_batching(root)
+    versions = read_versions(root)
+    read_transaction_policy(root)
+    read_warmup(root)
+    cached_ms = read_response_cache_ms(root)
+    backend = _read_backend(root, has_graph=graph is not None)
+    model_filename = _read_filename(root)
+    instance_count = read_instance_count(root)
+    tensors = _read_given_tensors(root, may_miss=graph is not None and backend != "identity")
     parameters = _read_parameters(root)
+    root.finish()
+    problems.raise_any()  # what is wrong already is worth hearing before what the model's file says
+    if graph is not None and not (tensors.inputs and tensors.outputs):
+        tensors = _complete(root, tensors, graph(model_filename))
     config = ModelConfig(
-        name=_read_name(root, folder),
-        backend=root.string("backend", among=BACKENDS),
-        max_batch_size=root.integer("max_batch_size", None, 1, 4096),
-        inputs=_read_tensors(root, "input"),
-        outputs=_read_tensors(root, "output"),
-        instance_count=_read_instance_count(root),
-        version_count=_read_version_count(root),
+        name=name,
+        backend=backend,
+        max_batch_size=tensors.max_batch_size,
+        inputs=tensors.inputs,
+        outputs=tensors.outputs,
+        instance_count=instance_count,
+        version_count=versions.highest,
+        version_numbers=versions.numbers,
+        model_filename=model_filename,
+        priority_levels=batching.priority_levels,
+        default_priority_level=batching.default_priority_level,
         preferred_batch_sizes=batching.sizes,
         batch_delay_us=batching.delay_us,
         queue_max=batching.queue_max,
         default_timeout_us=batching.timeout_us,
         threads=parameters.threads,
         queue_bytes_max=parameters.queue_bytes_max,
-        response_cache_ms=parameters.response_cache_ms,
+        response_cache_ms=parameters.response_cache_ms or cached_ms,
         discipline=parameters.discipline,
         watchdog_ms=parameters.watchdog_ms,
         slo_p99_ms=parameters.slo_p99_ms,
@@ -101,18 +138,9 @@ def parse_config(text: str, path: str = "config.pbtxt", *, folder: str | None = 
         identity_delay_us=parameters.identity_delay_us,
         identity_fail_every=parameters.identity_fail_every,
     )
-    root.finish()
-    problems.raise_any()
     _check_contradictions(config, root)
     problems.raise_any()
     return config
-
-
-class _Batching(NamedTuple):
-    sizes: tuple[int, ...]
-    delay_us: int
-    queue_max: int
-    timeout_us: int
 
 
 class _Parameters(NamedTuple):
@@ -132,7 +160,7 @@ class _Parameters(NamedTuple):
 
 
 def _read_name(root: Fields, folder: str | None) -> str:
-    name = root.string("name")
+    name = root.string("name", None if folder is None else folder)
     if name and not _NAME.fullmatch(name):
         root.refuse(
             "name",
@@ -145,6 +173,59 @@ def _read_name(root: Fields, folder: str | None) -> str:
             f'`name` is "{name}" but the folder is "{folder}"; they must be equal, change either',
         )
     return name
+
+
+# Triton's names for what our engine runs, ONNX by the way of OpenVINO.
+_TRITON_BACKENDS = {"onnxruntime": "openvino", "openvino": "openvino", "identity": "identity"}
+_TRITON_PLATFORMS = {"onnxruntime_onnx": "openvino", "openvino": "openvino"}
+
+
+def _read_backend(root: Fields, *, has_graph: bool) -> str:
+    platform = root.string("platform", "", among=tuple(_TRITON_PLATFORMS) if root.has("platform") else ())
+    implied = _TRITON_PLATFORMS.get(platform, "openvino" if has_graph or root.has("platform") else None)
+    name = root.string("backend", implied, among=tuple(_TRITON_BACKENDS))
+    return _TRITON_BACKENDS.get(name, name)
+
+
+def _read_filename(root: Fields) -> str:
+    filename = root.string("default_model_filename", "")
+    if filename in (".", "..") or "/" in filename or "\0" in filename:
+        root.refuse(
+            "default_model_filename",
+            f"`default_model_filename` is {quote(filename)}; expected a file name in the version's folder, without `/`",
+        )
+    return filename
+
+
+class _Tensors(NamedTuple):
+    max_batch_size: int
+    inputs: tuple[TensorConfig, ...]
+    outputs: tuple[TensorConfig, ...]
+
+
+def _read_given_tensors(root: Fields, *, may_miss: bool) -> _Tensors:
+    inputs, outputs = (
+        () if may_miss and not root.has(field) else _read_tensors(root, field) for field in ("input", "output")
+    )
+    return _Tensors(root.integer("max_batch_size", 0, 0, 4096), inputs, outputs)
+
+
+def _complete(root: Fields, given: _Tensors, graph: Graph) -> _Tensors:
+    """Returns the tensors of a configuration that leaves out its inputs, its outputs or both."""
+    largest = given.max_batch_size
+    if not root.has("max_batch_size") and not given.inputs and not given.outputs:
+        largest = complete_max_batch_size(graph)
+    if largest and not graph.is_batched:
+        root.refuse(
+            "max_batch_size",
+            f"`max_batch_size` is {largest}, but not every tensor of {graph.filename} begins with a free dimension;"
+            " set it to 0, or describe `input` and `output`",
+        )
+    return _Tensors(
+        largest,
+        given.inputs or complete_tensors(graph.inputs, largest),
+        given.outputs or complete_tensors(graph.outputs, largest),
+    )
 
 
 def _read_tensors(root: Fields, field: str) -> tuple[TensorConfig, ...]:
@@ -170,8 +251,10 @@ def _read_tensors(root: Fields, field: str) -> tuple[TensorConfig, ...]:
                 f"`{field}.label_filename` is {quote(labels)}; expected a file name in the model's folder,"
                 " without `/`; move the file there",
             )
+        layout = one.word("format", _FORMATS, "FORMAT_NONE") if field == "input" else "FORMAT_NONE"
+        _refuse_unsupported(one, field, name)
         one.finish()
-        tensors.append(TensorConfig(name, kind, dims, labels))
+        tensors.append(TensorConfig(name, kind, dims, labels, "" if layout == "FORMAT_NONE" else layout))
     if not tensors:
         root.refuse(
             field,
@@ -180,43 +263,16 @@ def _read_tensors(root: Fields, field: str) -> tuple[TensorConfig, ...]:
     return tuple(tensors)
 
 
-def _read_instance_count(root: Fields) -> int:
-    count = 0
-    for group in root.messages("instance_group"):
-        count += group.integer("count", 1, 1, 256)
-        group.word("kind", ("KIND_CPU",), "KIND_CPU")
-        group.finish()
-    return count or _DEFAULTS.instance_count
-
-
-def _read_version_count(root: Fields) -> int:
-    policy = root.message("version_policy")
-    latest = policy.message("latest") if policy else None
-    count = latest.integer("num_versions", 1, 1, 1024) if latest else _DEFAULTS.version_count
-    for one in (latest, policy):
-        if one:
-            one.finish()
-    return count
-
-
-def _read_batching(root: Fields) -> _Batching:
-    batching = root.message("dynamic_batching")
-    policy = batching.message("default_queue_policy") if batching else None
-    result = _Batching(
-        sizes=batching.integers("preferred_batch_size", 1, 4096) if batching else (),
-        delay_us=batching.integer("max_queue_delay_microseconds", 0, 0, _TIME_US_MAX) if batching else 0,
-        queue_max=policy.integer("max_queue_size", _DEFAULTS.queue_max, 1, 1 << 20) if policy else _DEFAULTS.queue_max,
-        timeout_us=policy.integer("default_timeout_microseconds", 0, 0, _TIME_US_MAX) if policy else 0,
-    )
-    if len(set(result.sizes)) != len(result.sizes):
-        root.refuse(
-            "dynamic_batching",
-            f"`dynamic_batching.preferred_batch_size` is {list(result.sizes)}; expected each size once",
+def _refuse_unsupported(tensor: Fields, field: str, name: str) -> None:
+    for flag, why in _UNSUPPORTED_FLAGS.items():
+        if (field == "input" or flag == "is_shape_tensor") and tensor.word(flag, ("true", "false"), "false") == "true":
+            tensor.refuse(flag, f"`{field}.{flag}` of `{name}` is true, and {why}; remove it")
+    if tensor.has("reshape"):
+        tensor.message("reshape")
+        tensor.refuse(
+            "reshape",
+            f"`{field}.reshape` of `{name}` is not supported; give `dims` the shape that the model itself has",
         )
-    for one in (policy, batching):
-        if one:
-            one.finish()
-    return result
 
 
 def _read_parameters(root: Fields) -> _Parameters:
@@ -247,6 +303,7 @@ def _read_parameters(root: Fields) -> _Parameters:
         else:
             value.finish()
         entry.finish()
+        key = _TRITON_PARAMETERS.get(key, key)
         short = key.removeprefix("starling.")
         if not key.startswith("starling.") or short not in known:
             listed = ", ".join(f"starling.{one}" for one in known)
@@ -304,8 +361,7 @@ def _read_parameters(root: Fields) -> _Parameters:
                 whole=True,
             )
         ),
-        # Longer than ten seconds is not kept, whatever is asked for.
-        response_cache_ms=int(number("response_cache_ms", 0, 0, 10_000, whole=True)),
+        response_cache_ms=int(number("response_cache_ms", 0, 0, RESPONSE_CACHE_MS_MAX, whole=True)),
         discipline=Discipline(order),
         watchdog_ms=int(number("watchdog_ms", _DEFAULTS.watchdog_ms, 10, 3_600_000, whole=True)),
         slo_p99_ms=number("slo_p99_ms", 0, 0.1, 3_600_000, whole=False),
@@ -366,7 +422,9 @@ def _check_contradictions(config: ModelConfig, root: Fields) -> None:
             f'"starling.identity_delay_us" and "starling.identity_fail_every" are for backend "identity", not'
             f' "{config.backend}"; remove them',
         )
-    if config.postprocess is Postprocess.NMS:
+    if config.postprocess is Postprocess.NMS and not config.batched:
+        root.refuse("max_batch_size", 'postprocess "nms" needs a batch dimension; set `max_batch_size` to 1 or more')
+    elif config.postprocess is Postprocess.NMS:
         _check_nms(config, root)
 
 

@@ -1,8 +1,9 @@
-"""The model repository on disk: `<root>/<model>/config.pbtxt` and `<root>/<model>/<version>/model.onnx`.
+"""The model repository on disk: `<root>/<model>/config.pbtxt` and `<root>/<model>/<version>/model.onnx` or `.xml`.
 
 Reading trusts nothing: names cannot leave the root, neither by `..` nor by symbolic links, and a version's files are
-checked against its manifest before they are handed to an engine. Publishing is atomic: a version is prepared beside
-its final place, flushed to disk and renamed into it, so that a reader sees all of it or none.
+checked against its manifest before they are handed to an engine. A version without a manifest, such as one written
+for Triton, has nothing to be checked against; `require_manifests` refuses it. Publishing is atomic: a version is
+prepared beside its final place, flushed to disk and renamed into it, so that a reader sees all of it or none.
 """
 
 import errno
@@ -13,12 +14,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from engines.config import ModelConfig
+from engines.config import DataType, ModelConfig, TensorConfig
+from engines.config_complete import Graph
 from engines.config_render import render_config
-from engines.config_text import read_config
+from engines.config_text import parse_config, read_config
 from engines.errors import (
     CorruptModel,
     DiskFull,
@@ -37,18 +40,19 @@ from engines.manifest import (
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 MODEL_NAME = "model.onnx"
+IR_NAME = "model.xml"
 # Folders that begin so are work in progress and never models.
 _STAGING = ".staging-"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version as found on disk, not yet verified."""
+    """One version as found on disk, not yet verified; `manifest` is None when it came without one."""
 
     config: ModelConfig
     version: int
     folder: Path
-    manifest: Manifest
+    manifest: Manifest | None
 
     @property
     def name(self) -> str:
@@ -58,11 +62,17 @@ class ModelVersion:
     @property
     def model_path(self) -> Path:
         """Returns where the graph is; backend `identity` has none."""
-        return self.folder / MODEL_NAME
+        return _graph_path(self.folder, self.config.model_filename)
+
+    @property
+    def license(self) -> str:
+        """Returns the licence of the weights; empty when nobody says."""
+        return self.manifest.license if self.manifest else ""
 
     def verify(self) -> None:
-        """Checks every file against the manifest; raises `CorruptModel`. Reads all bytes."""
-        verify_files(self.manifest, self.folder)
+        """Checks every file against the manifest, if there is one; raises `CorruptModel`. Reads all bytes."""
+        if self.manifest:
+            verify_files(self.manifest, self.folder)
         if self.config.backend != "identity" and not self.model_path.is_file():
             raise CorruptModel(
                 f"{self.model_path}: missing; backend {self.config.backend!r} runs this file; publish the model again",
@@ -72,10 +82,14 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a listing: a version, or a model whose configuration cannot be read (version 0)."""
+    """One line of a listing: a version as found, or what is wrong with it.
+
+    Version 0 stands for a model whose configuration cannot be read.
+    """
 
     name: str
     version: int
+    found: ModelVersion | None = None
     error: EngineError | None = None
 
 
@@ -95,14 +109,15 @@ class Release:
 class Repository:
     """A folder of models. Stateless: each call looks at the disk. Publishing needs one writer at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, require_manifests: bool = False) -> None:
         self.root = root
+        self._require_manifests = require_manifests
 
     def __repr__(self) -> str:
         return f"<Repository {self.root}>"
 
     def names(self) -> list[str]:
-        """Returns the names of all models, sorted; a folder without configuration is not a model.
+        """Returns the names of all models, sorted; a folder with neither configuration nor a graph is not a model.
 
         Raises:
             ModelNotFound: the root is not a readable folder.
@@ -115,7 +130,7 @@ class Repository:
                 " give another --repository or run `starling models pull`",
                 path=str(self.root),
             ) from error
-        return [one.name for one in found if one.name[0] != "." and (one / CONFIG_NAME).exists()]
+        return [one.name for one in found if one.name[0] != "." and _is_model(one)]
 
     def versions(self, name: str) -> list[int]:
         """Returns the versions of a model, highest first; other folders beside them are ignored.
@@ -123,12 +138,7 @@ class Repository:
         Raises:
             ModelNotFound: no such model.
         """
-        numbers = [
-            int(one.name)
-            for one in self._model_folder(name).iterdir()
-            if one.name.isascii() and one.name.isdecimal() and one.name[0] != "0" and one.is_dir()
-        ]
-        return sorted(numbers, reverse=True)
+        return _versions(self._model_folder(name))
 
     def served_versions(self, name: str) -> list[int]:
         """Returns those versions that the model's version policy wants loaded, highest first.
@@ -136,16 +146,29 @@ class Repository:
         Raises:
             ModelNotFound, InvalidConfig: as `config`.
         """
-        return self.versions(name)[: self.config(name).version_count]
+        config, versions = self.config(name), self.versions(name)
+        if config.version_numbers:
+            return [one for one in versions if one in config.version_numbers]
+        return versions[: config.version_count or None]
 
     def config(self, name: str) -> ModelConfig:
-        """Reads a model's configuration.
+        """Reads a model's configuration; what it leaves out, or all of it, is read from the model's file.
 
         Raises:
             ModelNotFound: no such model.
             InvalidConfig: see `engines.config_text.read_config`.
+            CorruptModel: the model's file has to be asked and cannot be read.
         """
-        return read_config(self._inside(self._model_folder(name) / CONFIG_NAME))
+        folder = self._model_folder(name)
+        path = self._inside(folder / CONFIG_NAME)
+
+        def graph(filename: str) -> Graph:
+            highest = next(iter(_versions(folder)), 1)
+            return _read_graph(self._inside(_graph_path(folder / str(highest), filename)))
+
+        if path.exists():
+            return read_config(path, graph)
+        return parse_config("", str(path), folder=name, graph=graph)
 
     def labels(self, name: str) -> tuple[str, ...]:
         """Returns the class names of the model's labelled output, in order; empty when it has none.
@@ -154,11 +177,18 @@ class Repository:
             ModelNotFound, InvalidConfig: as `config`.
             CorruptModel: the file that the configuration names cannot be read.
         """
-        config = self.config(name)
+        return self.labels_of(self.config(name))
+
+    def labels_of(self, config: ModelConfig) -> tuple[str, ...]:
+        """Returns the class names of a model whose configuration is read already.
+
+        Raises:
+            CorruptModel: the file that it names cannot be read.
+        """
         file = next((one.label_filename for one in config.outputs if one.label_filename), "")
         if not file:
             return ()
-        path = self._inside(self._model_folder(name) / file)
+        path = self._inside(self.root / config.name / file)
         try:
             return tuple(path.read_text().splitlines())
         except (OSError, UnicodeDecodeError) as error:
@@ -177,46 +207,49 @@ class Repository:
         """
         versions = self.versions(name)
         if not versions or (version and version not in versions):
-            wanted = f"version {version} of " if version else "any version of "
+            missing = (
+                f"there is no version {version} of model {name!r}" if version else f"model {name!r} has no version"
+            )
             raise ModelNotFound(
-                f"there is no {wanted}model {name!r}; found {versions or 'none'} in {self.root / name}",
+                f"{missing}; found {versions or 'none'} in {self.root / name}",
                 model=name,
                 version=version,
             )
-        config = self.config(name)
-        folder = self._inside(self.root / name / str(version or versions[0]))
+        return self._find(self.config(name), version or versions[0])
+
+    def _find(self, config: ModelConfig, version: int) -> ModelVersion:
+        name = config.name
+        folder = self._inside(self.root / name / str(version))
         path = folder / MANIFEST_NAME
-        if config.backend == "identity" and not path.exists():
-            # There is nothing to protect: this backend loads no file.
-            return ModelVersion(config, int(folder.name), folder, Manifest(name, int(folder.name), ()))
+        # Backend "identity" loads no file, so there is nothing to protect.
+        if (config.backend == "identity" or not self._require_manifests) and not path.exists():
+            return ModelVersion(config, version, folder, None)
         manifest = read_manifest(self._inside(path))
-        if (manifest.name, manifest.version) != (name, int(folder.name)):
+        if (manifest.name, manifest.version) != (name, version):
             raise CorruptModel(
-                f"{path}: is of {manifest.name}:{manifest.version}; expected {name}:{folder.name};"
-                " publish the model again",
+                f"{path}: is of {manifest.name}:{manifest.version}; expected {name}:{version}; publish the model again",
                 path=str(path),
             )
-        return ModelVersion(config, int(folder.name), folder, manifest)
+        return ModelVersion(config, version, folder, manifest)
 
     def scan(self) -> list[Entry]:
         """Returns every version by name, highest version first, with what is wrong with it, if anything.
 
-        A broken model does not hide the others. Files are not verified, only found.
+        A broken model does not hide the others. Each configuration is read once; files are not verified, only found.
         """
         entries = []
         for name in self.names():
             try:
                 versions = self.versions(name)
-                self.config(name)
+                config = self.config(name)
             except EngineError as error:
-                entries.append(Entry(name, 0, error))
+                entries.append(Entry(name, 0, error=error))
                 continue
             for version in versions:
                 try:
-                    self.find(name, version)
-                    entries.append(Entry(name, version))
+                    entries.append(Entry(name, version, self._find(config, version)))
                 except EngineError as error:
-                    entries.append(Entry(name, version, error))
+                    entries.append(Entry(name, version, error=error))
         return entries
 
     def publish(self, release: Release) -> ModelVersion:
@@ -272,7 +305,7 @@ class Repository:
         if not name or name[0] == "." or "/" in name or "\0" in name:
             raise InvalidInput(f"{name!r} is not a model name; expected one folder of {self.root}")
         folder = self._inside(self.root / name)
-        if not (folder / CONFIG_NAME).exists():
+        if not _is_model(folder):
             raise ModelNotFound(
                 f"there is no model {name!r} in {self.root}; expected {folder / CONFIG_NAME}; pull or publish it first",
                 model=name,
@@ -287,6 +320,51 @@ class Repository:
                 path=str(path),
             )
         return path
+
+
+def _versions(folder: Path) -> list[int]:
+    numbers = [
+        int(one.name)
+        for one in folder.iterdir()
+        if one.name.isascii() and one.name.isdecimal() and one.name[0] != "0" and one.is_dir()
+    ]
+    return sorted(numbers, reverse=True)
+
+
+def _is_model(folder: Path) -> bool:
+    """Returns whether a folder has a configuration or, without one, a version that describes itself."""
+    if (folder / CONFIG_NAME).exists():
+        return True
+    return folder.is_dir() and any(_graph_path(folder / str(one), "").exists() for one in _versions(folder))
+
+
+def _graph_path(folder: Path, filename: str) -> Path:
+    ir = folder / IR_NAME
+    return folder / filename if filename else ir if ir.exists() else folder / MODEL_NAME
+
+
+def _read_graph(path: Path) -> Graph:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CorruptModel(
+            f"{path}: cannot be read ({error.strerror}); describe `input` and `output` in {CONFIG_NAME}, or publish"
+            " the model's file",
+            path=str(path),
+        ) from error
+    return _read_graph_of(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=64)  # a listing asks every model again, and a file may be large
+def _read_graph_of(path: Path, modified_ns: int, size_bytes: int) -> Graph:  # noqa: ARG001  # they say which content
+    # Configurations that describe their model work before the native part is built.
+    from engines._core import read_graph
+
+    inputs, outputs = (
+        tuple(TensorConfig(one.name, DataType(one.data_type), tuple(one.dims)) for one in tensors)
+        for tensors in read_graph(str(path))
+    )
+    return Graph(path.name, inputs, outputs)
 
 
 @contextmanager

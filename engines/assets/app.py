@@ -19,8 +19,7 @@ from engines.assets.progress import BarProgress
 from engines.assets.pull import find_published, pull, verify
 from engines.assets.registries import RegistryClients
 from engines.errors import EngineError, ModelNotFound
-from engines.manifest import Manifest
-from engines.repository import Repository
+from engines.repository import ModelVersion, Repository
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +107,7 @@ def _list(repository: Repository, cache: Cache, screen: Console, *, default: boo
         if errors:
             table.add_row(name, versions, "", "", "", f"[red]{escape(str(errors[0]))}[/]")
         elif found[0].version:
-            table.add_row(name, versions, *_describe(repository.find(name).manifest))
+            table.add_row(name, versions, *_describe(found[0].found))
     screen.print(table)
     if default:
         absent = [name for name, asset in CATALOGUE.items() if find_published(asset, cache) is None]
@@ -117,8 +116,11 @@ def _list(repository: Repository, cache: Cache, screen: Console, *, default: boo
     return 0
 
 
-def _describe(manifest: Manifest) -> tuple[str, str, str, str]:
+def _describe(found: ModelVersion | None) -> tuple[str, str, str, str]:
     """Returns size, licence, precision and agreement as a listing shows them."""
+    manifest = found.manifest if found else None
+    if manifest is None:
+        return "", "", "", "no manifest"
     size = sum(file.bytes for file in manifest.files) / 1e6
     report: Mapping[str, Any] = manifest.report
     agreement = report.get("agreement", {})

@@ -66,7 +66,7 @@ def find_published(asset: Asset, cache: Cache) -> Path | None:
         version.verify()
     except EngineError:
         return None
-    current = version.manifest.report.get("revision") == asset.revision
+    current = version.manifest is not None and version.manifest.report.get("revision") == asset.revision
     return version.folder.parent if current else None
 
 

@@ -74,6 +74,7 @@ def native_config(found: ModelVersion) -> NativeConfig:
         watchdog_us=config.watchdog_ms * 1000,
         identity_delay_us=config.identity_delay_us,
         identity_fail_every=config.identity_fail_every,
+        batched=config.batched,
     )
 
 
@@ -141,6 +142,8 @@ class NodeModels:
             self._states[key] = (State.LOADING, "")
             self._registry.set_available(self._repository.names())
             try:
+                if found.manifest is None and found.config.backend != "identity":
+                    _log.warning("model %s:%d has no manifest: its files are served unchecked", *key)
                 found.verify()
                 self._registry.load(native_config(found))
             except Exception as error:
@@ -169,16 +172,16 @@ class NodeModels:
                 self._registry.unload(key[0], key[1], grace_s=grace_s)
                 self._states.pop(key)
         ready = self._ready()
-        return [self._describe(*key, ready, None) for key in keys]
+        return [self._look_up(key, ready) for key in keys]
 
     def list(self, name: str = "") -> list[ModelStatus]:
         """Returns every version in the repository, by name, then version."""
         ready = self._ready()
         entries = [entry for entry in self._repository.scan() if name in ("", entry.name)]
-        statuses = [self._describe(e.name, e.version, ready, e.error) for e in entries]
+        statuses = [self._describe((e.name, e.version), ready, e.found, e.error) for e in entries]
         # What is loaded serves on even when its folder or configuration has gone since.
         missing = ready.keys() - {(e.name, e.version) for e in entries}
-        statuses += [self._describe(*key, ready, None) for key in missing if name in ("", key[0])]
+        statuses += [self._look_up(key, ready) for key in missing if name in ("", key[0])]
         return sorted(statuses, key=lambda s: (s.name, s.version))
 
     def get(self, name: str, version: int = 0) -> ModelStatus:
@@ -191,29 +194,34 @@ class NodeModels:
         if version == 0:
             version = max((v for n, v in ready if n == name), default=0)
         if version == 0 or (name, version) not in ready:
-            version = self._repository.find(name, version).version
-        return self._describe(name, version, ready, None)
+            found = self._repository.find(name, version)
+            return self._describe((name, found.version), ready, found, None)
+        return self._look_up((name, version), ready)
 
     def _ready(self) -> dict[Key, Mapping[str, Any]]:
         return {(m["name"], m["version"]): m for m in self._registry.models()}
 
+    def _look_up(self, key: Key, ready: Mapping[Key, Mapping[str, Any]]) -> ModelStatus:
+        try:
+            return self._describe(key, ready, self._repository.find(*key), None)
+        except EngineError as error:
+            return self._describe(key, ready, None, error)
+
     def _describe(
         self,
-        name: str,
-        version: int,
+        key: Key,
         ready: Mapping[Key, Mapping[str, Any]],
+        found: ModelVersion | None,
         error: EngineError | None,
     ) -> ModelStatus:
-        key = (name, version)
         native = ready.get(key)
         state, message = self._states.get(key, (State.READY if native is not None else State.AVAILABLE, ""))
-        if error is None:
+        if found is not None:
             try:
-                found = self._repository.find(name, version)
-                labels = self._repository.labels(name)
-                return ModelStatus(name, version, state, message, found.config, labels, found.manifest.license, native)
+                labels = self._repository.labels_of(found.config)
+                return ModelStatus(*key, state, message, found.config, labels, found.license, native)
             except EngineError as problem:
                 error = problem
         # What is loaded keeps serving even when its files have gone bad since.
         failed = State.FAILED if native is None else state
-        return ModelStatus(name, version, failed, message or str(error), native=native)
+        return ModelStatus(*key, failed, message or str(error), native=native)

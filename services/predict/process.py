@@ -41,7 +41,9 @@ class NodeProcess:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._registry = ModelRegistry()
-        self._models = NodeModels(Repository(settings.repository), self._registry)
+        self._models = NodeModels(
+            Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
+        )
         methods = control_methods(self._models, grace_s=settings.grace_s)
         self._server = Server(
             self._registry,

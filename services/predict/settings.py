@@ -29,6 +29,9 @@ class NodeSettings:
         metavar="DIR",
         check=existing_dir,
     )
+    require_manifests: bool = setting(
+        False, help="refuse models without a manifest, whose files cannot be checked, such as those written for Triton"
+    )
     name: str = setting("node", help="name of this node, echoed in every answer", check=not_empty)
     tier: Tier = setting(Tier.EDGE, help="where the node stands as seen from the agents")
     grpc: Address = setting(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engines import InvalidConfig
 from engines.config import Autopilot, DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config_complete import Graph
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
 from engines.textformat import Scalar, parse_text, quote
@@ -92,12 +93,12 @@ def test_unknown_field_is_refused_with_name_and_line() -> None:
 
 
 def test_every_problem_is_listed_at_once() -> None:
-    text = problem('platform: "tensorrt_plan"\nname: 7\nmax_batch_size: 0\n')
+    text = problem('platform: "tensorrt_plan"\nname: 7\nmax_batch_size: 4097\nensemble_scheduling { }\n')
     for part in (
-        ":1: unknown field `platform`",
+        ':1: `platform` is "tensorrt_plan"; expected one of onnxruntime_onnx, openvino',
+        ":4: unknown field `ensemble_scheduling`",
         ":2: `name` is `7`; expected a string in quotes",
-        ":3: `max_batch_size` is `0`; expected an integer from 1 to 4096",
-        "`backend` is missing",
+        ":3: `max_batch_size` is `4097`; expected an integer from 0 to 4096",
         "`input` is missing",
         "`output` is missing",
     ):
@@ -110,8 +111,21 @@ def test_every_problem_is_listed_at_once() -> None:
         ("[ 2, 4 ]", "[ 2, 16 ]", "16 exceeds `max_batch_size` 8"),
         ("[ 2, 4 ]", "[ 2, 2 ]", "expected each size once"),
         ("TYPE_UINT8", "TYPE_STRING", "`input.data_type` is `TYPE_STRING`; expected one of TYPE_BOOL"),
-        ('"openvino"', '"onnxruntime"', 'expected one of identity, openvino'),
-        ("KIND_CPU", "KIND_GPU", "expected one of KIND_CPU"),
+        ('"openvino"', '"pytorch"', "expected one of identity, onnxruntime, openvino"),
+        ("KIND_CPU", "KIND_GPU", "this node runs models on the CPU alone; use KIND_CPU or KIND_AUTO"),
+        ("KIND_CPU", "KIND_TPU", "expected one of KIND_CPU, KIND_AUTO"),
+        ("[ -1, -1, 3 ]", "[ 1 ] reshape { shape: [ ] }", "give `dims` the shape that the model itself has"),
+        ("[ -1, -1, 3 ]", "[ 1 ] optional: true", "a request sends every input here; remove it"),
+        ("[ -1, -1, 3 ]", "[ 1 ] format: FORMAT_CHW", "expected one of FORMAT_NONE, FORMAT_NHWC, FORMAT_NCHW"),
+        ("max_queue_size: 32", "timeout_action: DELAY", "what is late is never computed here"),
+        ("preferred_batch_size: [ 2, 4 ]", "preserve_ordering: true", "answers leave when they are ready"),
+        ("preferred_batch_size: [ 2, 4 ]", "priority_levels: 3", "is 0 with 3 priority_levels; expected 1 to 3"),
+        ("preferred_batch_size: [ 2, 4 ]", "priority_levels: 9", "expected an integer from 0 to 4"),
+        ("preferred_batch_size: [ 2, 4 ]", "priority_queue_policy { }", "ours share one"),
+        ("max_batch_size: 8", "max_batch_size: 8 model_transaction_policy { decoupled: true }", "one answer here"),
+        ("max_batch_size: 8", 'max_batch_size: 8 model_warmup { inputs { key: "x" value { input_data_file: "f" } } }',
+         "unknown field `model_warmup.inputs.value.input_data_file`"),
+        ("max_batch_size: 8", 'max_batch_size: 8 default_model_filename: "../x"', "without `/`"),
         ("-1, -1, 3", "-1, 0, 3", "has a 0"),
         ("-1, -1, 3", "-2", "expected an integer from -1"),
         ("dims: [ -1, -1, 3 ]", "", "`input.dims` is missing"),
@@ -126,7 +140,7 @@ def test_every_problem_is_listed_at_once() -> None:
         ("100, 4", "100, 5", "describe exactly these outputs"),
         ('name: "scores"', 'name: "boxes"', 'two outputs are called "boxes"'),
         ('"nanodet"', '"../nanodet"', "rename the model"),
-        ("latest", "specific", "unknown field `version_policy.specific`"),
+        ("latest", "newest", "unknown field `version_policy.newest`"),
         ("max_batch_size: 8", "max_batch_size: 8 max_batch_size: 8", "given 2 times"),
         ('"2" } }', '"two" } }', "expected an integer from 1 to 256"),
         ("num_versions: 2", "num_versions: 2.5", "expected an integer"),
@@ -164,6 +178,72 @@ def test_an_objective_is_advised_upon_unless_told_otherwise() -> None:
 )
 def test_an_objective_that_can_not_be_kept_is_refused(text: str, says: str) -> None:
     assert says in problem(ECHO + text)
+
+
+def test_a_configuration_for_triton_means_the_same_here() -> None:
+    config = parse_config(
+        """
+        platform: "onnxruntime_onnx"
+        max_batch_size: 16
+        input [ { name: "image" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, 224, 224 ] } ]
+        output [ { name: "logits" data_type: TYPE_FP32 dims: [ 1000 ] label_filename: "labels.txt" } ]
+        version_policy { specific { versions: [ 1, 3 ] } }
+        instance_group [ { name: "cpu" kind: KIND_AUTO } ]
+        dynamic_batching {
+          priority_levels: 2 default_priority_level: 2
+          default_queue_policy { timeout_action: REJECT allow_timeout_override: true max_queue_size: 0 }
+        }
+        response_cache { enable: true }
+        model_transaction_policy { decoupled: false }
+        model_warmup [ { name: "w" batch_size: 1 inputs { key: "image"
+          value { data_type: TYPE_FP32 dims: [ 3, 224, 224 ] zero_data: true } } } ]
+        default_model_filename: "resnet.onnx"
+        parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+        """,
+        folder="resnet",
+    )
+    assert (config.name, config.backend, config.model_filename) == ("resnet", "openvino", "resnet.onnx")
+    assert (config.version_numbers, config.inputs[0].format) == ((3, 1), "FORMAT_NCHW")
+    assert (config.priority_levels, config.default_priority_level) == (2, 2)
+    assert (config.queue_max, config.response_cache_ms, config.threads) == (1 << 20, 10_000, 2)
+
+
+def test_without_a_batch_dims_are_whole_shapes() -> None:
+    config = parse_config(ECHO.replace("max_batch_size: 4", "max_batch_size: 0"))
+    assert (config.batched, config.buckets) == (False, (1,))
+    assert not parse_config(ECHO.replace("max_batch_size: 4", "")).batched
+    unbatched = DETECTOR.replace("max_batch_size: 8", "max_batch_size: 0").replace("[ 2, 4 ]", "[ ]")
+    assert "needs a batch" in problem(unbatched)
+
+
+X, Y = TensorConfig("x", DataType.FP32, (-1, 3)), TensorConfig("y", DataType.FP32, (-1, 2))
+FIXED = TensorConfig("x", DataType.FP32, (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors", "largest", "dims"),
+    [
+        ("", (X, Y), 4, ((3,), (2,))),
+        ("max_batch_size: 32", (X, Y), 32, ((3,), (2,))),
+        ("max_batch_size: 0", (X, Y), 0, ((-1, 3), (-1, 2))),
+        ("", (FIXED, Y), 0, ((1, 3), (-1, 2))),
+        ('max_batch_size: 2 input { name: "x" data_type: TYPE_FP32 dims: 3 }', (X, Y), 2, ((3,), (2,))),
+        ('input { name: "x" data_type: TYPE_FP32 dims: [ 1, 3 ] }', (FIXED, Y), 0, ((1, 3), (-1, 2))),
+    ],
+)
+def test_what_is_left_out_comes_from_the_file(
+    text: str, tensors: tuple[TensorConfig, TensorConfig], largest: int, dims: tuple[tuple[int, ...], ...]
+) -> None:
+    graph = Graph("model.onnx", tensors[:1], tensors[1:])
+    config = parse_config(text, folder="m", graph=lambda _: graph)
+    assert (config.name, config.backend, config.max_batch_size) == ("m", "openvino", largest)
+    assert (config.inputs[0].dims, config.outputs[0].dims) == dims
+
+
+def test_a_batch_that_the_file_has_not_is_refused() -> None:
+    graph = Graph("model.onnx", (FIXED,), (Y,))
+    with pytest.raises(InvalidConfig, match=r"not every tensor of model\.onnx begins with a free dimension"):
+        parse_config("max_batch_size: 8", folder="m", graph=lambda _: graph)
 
 
 def test_identity_must_answer_what_came_in() -> None:
@@ -249,21 +329,27 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         kinds = st.sampled_from(DataType)
         return tuple(TensorConfig(name, draw(kinds), draw(DIMS), draw(labels)) for name in names)
 
-    most = draw(st.integers(1, 4096))
+    most = draw(st.integers(0, 4096))
+    numbers = draw(st.sampled_from([(), (7, 2)]))
+    levels = draw(st.integers(0, 4))
     return ModelConfig(
         name=draw(NAMES),
         backend="openvino",
         max_batch_size=most,
         inputs=tensors(st.just("")),
         outputs=tensors(st.one_of(st.just(""), NAMES)),
-        preferred_batch_sizes=tuple(draw(st.lists(st.integers(1, most), max_size=4, unique=True))),
+        preferred_batch_sizes=tuple(draw(st.lists(st.integers(1, most), max_size=4, unique=True))) if most else (),
+        priority_levels=levels,
+        default_priority_level=min(levels, 1),
+        model_filename=draw(st.sampled_from(["", "net.onnx"])),
+        version_numbers=numbers,
         batch_delay_us=draw(st.integers(0, 10**6)),
         queue_max=draw(st.integers(1, 10**5)),
         default_timeout_us=draw(st.integers(0, 10**6)),
         instance_count=draw(st.integers(1, 64)),
         threads=draw(st.integers(1, 64)),
         queue_bytes_max=draw(st.integers(1 << 10, 1 << 40)),
-        version_count=draw(st.integers(1, 9)),
+        version_count=1 if numbers else draw(st.integers(0, 9)),
         **draw(st.just({}) | objectives()),
     )
 

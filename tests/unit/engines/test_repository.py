@@ -19,6 +19,7 @@ from engines import (
     Repository,
     TensorConfig,
 )
+from tests.support.node_models import build_plus_one
 
 
 def release(name: str = "m", version: int = 1, *, data: bytes = b"graph", versions: int = 1) -> Release:
@@ -143,15 +144,49 @@ def test_wrong_manifests_are_refused(repository: Repository, content: str, says:
 
 def test_missing_manifest_is_refused_unless_there_is_nothing_to_load(repository: Repository) -> None:
     (repository.publish(release()).folder / "manifest.json").unlink()
+    strict = Repository(repository.root, require_manifests=True)
     with pytest.raises(CorruptModel, match="only loaded with its manifest"):
-        repository.find("m")
+        strict.find("m")
     echo = repository.root / "echo"
     (echo / "1").mkdir(parents=True)
     (echo / "config.pbtxt").write_text(
         'name: "echo" backend: "identity" max_batch_size: 4\n'
         'input { name: "x" data_type: TYPE_FP32 dims: 64 } output { name: "y" data_type: TYPE_FP32 dims: 64 }'
     )
-    repository.find("echo").verify()
+    strict.find("echo").verify()
+
+
+def test_a_repository_written_for_triton_is_read_as_it_is(repository: Repository) -> None:
+    for name, version, file in (("bare", 2, "model.onnx"), ("bare", 1, "model.onnx"), ("named", 1, "net.onnx")):
+        folder = repository.root / name / str(version)
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(build_plus_one())
+    (repository.root / "named" / "config.pbtxt").write_text(
+        'platform: "onnxruntime_onnx" max_batch_size: 0 default_model_filename: "net.onnx" version_policy { all { } }'
+    )
+    (repository.root / "no-model" / "1").mkdir(parents=True)
+    assert repository.names() == ["bare", "named"]
+    bare, named = repository.find("bare"), repository.find("named")
+    for found in (bare, named):
+        found.verify()
+        assert (found.manifest, found.license) == (None, "")
+    assert (bare.version, bare.model_path.name, bare.config.max_batch_size) == (2, "model.onnx", 4)
+    assert [str(tensor.data_type) for tensor in (*bare.config.inputs, *bare.config.outputs)] == ["FP32", "FP32"]
+    assert (bare.config.inputs[0].name, bare.config.outputs[0].dims) == ("x", (3,))
+    assert (named.model_path.name, named.config.batched, named.config.inputs[0].dims) == ("net.onnx", False, (-1, 3))
+    assert repository.served_versions("bare") == [2]
+    (named.folder / "net.onnx").unlink()
+    with pytest.raises(CorruptModel, match="cannot be read"):
+        repository.config("named")
+
+
+def test_the_policy_may_name_versions_or_want_them_all(repository: Repository) -> None:
+    for version in (1, 2, 3):
+        repository.publish(release(version=version, versions=0))
+    assert repository.served_versions("m") == [3, 2, 1]
+    path = repository.root / "m" / "config.pbtxt"
+    path.write_text(path.read_text().replace("all { }", "specific { versions: [ 1, 3, 9 ] }"))
+    assert repository.served_versions("m") == [3, 1]
 
 
 @pytest.mark.parametrize("inside", ["m", "m/1", "m/config.pbtxt", "m/labels.txt", "m/1/manifest.json"])
