@@ -1,6 +1,6 @@
 """The native gRPC server of a node. See services/predict/README.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import engines._core
 
@@ -30,12 +30,20 @@ class ControlCall:
 
     def __repr__(self) -> str: ...
 
+class TlsOptions:
+    """TLS with client certificates, from files that may change."""
+
+    def __init__(self, *, identity_file: str, client_ca_file: str, clients: Sequence[str]) -> None:
+        """
+        clients: SPIFFE ids that may connect, those ending in '/' with all below; empty: all.
+        """
+
 class Server:
     """
     Serves PredictService natively and hands other methods to next_call(). Thread-safe.
     """
 
-    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024) -> None:
+    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, tls: TlsOptions | None = None) -> None:
         """
         methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.
         """

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from engines._core import ModelRegistry
 from services.predict._dataplane import Server
+from services.predict.certificates import FollowedCertificates
 
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
@@ -30,9 +31,12 @@ _HISTOGRAMS = {
 class NodeCollector(Collector):
     """Reads the native counters when scraped; nothing is counted in Python."""
 
-    def __init__(self, registry: ModelRegistry, server: Server) -> None:
+    def __init__(
+        self, registry: ModelRegistry, server: Server, certificates: FollowedCertificates | None = None
+    ) -> None:
         self._registry = registry
         self._server = server
+        self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
         """Yields every metric family; counters of a model restart at zero when it is loaded again."""
@@ -53,6 +57,24 @@ class NodeCollector(Collector):
         unknown = CounterMetricFamily("starling_unknown_model_requests", "Requests for a version that is not loaded")
         unknown.add_metric((), stats["model_not_found"])
         yield unknown
+        if self._certificates is not None:
+            yield from _tls(self._certificates, stats)
+
+
+def _tls(certificates: FollowedCertificates, stats: Mapping[str, int]) -> Iterator[Metric]:
+    end = GaugeMetricFamily(
+        "starling_tls_certificate_end_seconds", "Unix time at which the first certificate in use ends; renew before"
+    )
+    end.add_metric((), certificates.end.timestamp())
+    failures = CounterMetricFamily(
+        "starling_tls_reload_failures", "Replaced certificate files that could not be used; the log says why"
+    )
+    failures.add_metric((), certificates.failures)
+    refused = CounterMetricFamily(
+        "starling_tls_refused_clients", "Connections of good certificates whose SPIFFE id is not among --tls-client"
+    )
+    refused.add_metric((), stats["tls_refused"])
+    yield from (end, failures, refused)
 
 
 def _labels(model: Mapping[str, Any]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -13,7 +14,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from engines import Repository
 from engines._core import ModelRegistry
-from services.predict._dataplane import Server
+from services.predict._dataplane import Server, TlsOptions
+from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
 from services.predict.methods import control_methods
 from services.predict.metrics import NodeCollector
@@ -36,6 +38,7 @@ class NodeProcess:
 
     Raises:
         InvalidConfig: the gRPC address is taken.
+        CertificateRefused: the certificate files cannot be used.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
@@ -44,6 +47,7 @@ class NodeProcess:
         self._models = NodeModels(
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
+        self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
         methods = control_methods(self._models, grace_s=settings.grace_s)
         self._server = Server(
             self._registry,
@@ -52,6 +56,7 @@ class NodeProcess:
             methods={name: method.streams for name, method in methods.items()},
             message_bytes_max=settings.message_mib_max << 20,
             streams_max=settings.streams_max,
+            tls=_tls_options(self._certificates, settings.tls_client),
         )
         self._control = ControlLoop(self._server, methods)
         self._metrics = ExitStack()
@@ -73,6 +78,8 @@ class NodeProcess:
         self._control.close()
         unanswered = self._registry.drain(grace_s=1.0)
         self._metrics.close()  # last, so that a drain can be watched
+        if self._certificates is not None:
+            self._certificates.close()
         if cut_off or unanswered:
             _log.error("%d calls were cut off by the end of the grace", cut_off + unanswered)
             self.exit_code = 1
@@ -85,7 +92,7 @@ class NodeProcess:
         """
         settings = self._settings
         collectors = CollectorRegistry()
-        collectors.register(NodeCollector(self._registry, self._server))
+        collectors.register(NodeCollector(self._registry, self._server, self._certificates))
         ProcessCollector(registry=collectors)
         GCCollector(registry=collectors)
         try:
@@ -103,7 +110,8 @@ class NodeProcess:
         self._server.set_serving(True)
         self._announce(metrics.server_port)
         while not stop.wait(_WAIT_S):
-            pass
+            if self._certificates is not None:
+                self._certificates.refresh()
 
     def _load(self, stop: threading.Event) -> None:
         errors = self._models.load_served(self._settings.model, stop.is_set)
@@ -120,3 +128,11 @@ class NodeProcess:
         grpc = self._settings.grpc.with_port(self._server.port)
         metrics = self._settings.metrics.with_port(metrics_port)
         print(f"ready grpc={grpc} metrics={metrics} models={names}", flush=True)
+
+
+def _tls_options(certificates: FollowedCertificates | None, clients: Sequence[str]) -> TlsOptions | None:
+    if certificates is None:
+        return None
+    return TlsOptions(
+        identity_file=certificates.identity_file, client_ca_file=certificates.client_ca_file, clients=list(clients)
+    )

@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from services.host import Address, above, between, existing_dir, not_empty, setting
+from services.host import Address, above, between, existing_dir, existing_file, not_empty, setting
+from services.host.certificates import CertificateFiles
 
 
 class Tier(StrEnum):
@@ -48,8 +49,42 @@ class NodeSettings:
     grace_s: float = setting(10.0, help="seconds that admitted requests get to finish on SIGTERM", check=above(0))
     message_mib_max: int = setting(64, help="largest gRPC message in MiB; ten 1080p frames fit", check=between(1, 1024))
     streams_max: int = setting(1024, help="concurrent calls of one connection", check=between(1, 100_000))
+    tls_cert: Path | None = setting(
+        None,
+        help="certificate chain in PEM; with it the gRPC port speaks nothing but TLS",
+        metavar="FILE",
+        check=existing_file,
+    )
+    tls_key: Path | None = setting(
+        None, help="private key of the certificate in PEM", metavar="FILE", check=existing_file
+    )
+    tls_client_ca: Path | None = setting(
+        None,
+        help="authorities in PEM; clients without a certificate of one of them are refused",
+        metavar="FILE",
+        check=existing_file,
+    )
+    tls_client: tuple[str, ...] = setting(
+        (),
+        help="SPIFFE id of a client, repeatable, with all below if it ends in /; everybody's when absent",
+        metavar="URI",
+    )
+
+    @property
+    def certificates(self) -> CertificateFiles | None:
+        """The certificate files; None for plain text."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_client_ca is None:
+            return None
+        return CertificateFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts: one port cannot serve two protocols."""
         if self.grpc == self.metrics and self.grpc.port != 0:
             yield f"--grpc and --metrics are both {self.grpc}; give them different ports"
+        files = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key, "--tls-client-ca": self.tls_client_ca}
+        missing = [flag for flag, path in files.items() if path is None]
+        if missing and (len(missing) < len(files) or self.tls_client):
+            yield f"TLS needs {', '.join(files)} together; {', '.join(missing)} missing"
+        for uri in self.tls_client:
+            if not uri.startswith("spiffe://"):
+                yield f"--tls-client {uri} is no SPIFFE id; expected for instance spiffe://starling/gateway/"

@@ -3,6 +3,7 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "server.h"
 
@@ -50,17 +51,27 @@ NB_MODULE(_dataplane, m) {
           "Ends the call with a canonical status code and serialised google.rpc.Status details.")
       .def("__repr__", [](const ControlCall& c) { return "<ControlCall " + c.method + ">"; });
 
+  nb::class_<TlsOptions>(m, "TlsOptions", "TLS with client certificates, from files that may change.")
+      .def(
+          "__init__",
+          [](TlsOptions* self, std::string identity_file, std::string client_ca_file,
+             std::vector<std::string> clients) {
+            new (self) TlsOptions{std::move(identity_file), std::move(client_ca_file), std::move(clients)};
+          },
+          nb::kw_only(), "identity_file"_a, "client_ca_file"_a, "clients"_a,
+          "clients: SPIFFE ids that may connect, those ending in '/' with all below; empty: all.");
+
   nb::class_<Server>(m, "Server", "Serves PredictService natively and hands other methods to next_call(). Thread-safe.")
       .def(
           "__init__",
           [](Server* self, std::shared_ptr<ModelRegistry> models, std::string name, std::string address,
-             std::map<std::string, bool> methods, int message_bytes_max, int streams_max) {
+             std::map<std::string, bool> methods, int message_bytes_max, int streams_max, const TlsOptions* tls) {
             const nb::gil_scoped_release released;
             new (self) Server(std::move(models), {std::move(name), std::move(address), std::move(methods),
-                                                  message_bytes_max, streams_max});
+                                                  message_bytes_max, streams_max, tls ? *tls : TlsOptions{}});
           },
           "models"_a, nb::kw_only(), "name"_a, "address"_a, "methods"_a, "message_bytes_max"_a = 64 << 20,
-          "streams_max"_a = 1024,
+          "streams_max"_a = 1024, "tls"_a = nb::none(),
           "methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.")
       .def_prop_ro("port", &Server::port, "The bound port.")
       .def("set_serving", &Server::set_serving, "serving"_a, nb::call_guard<nb::gil_scoped_release>(),
@@ -82,6 +93,7 @@ NB_MODULE(_dataplane, m) {
             out["malformed"] = s.node().malformed.load();
             out["model_not_found"] = s.node().model_not_found.load();
             out["draining"] = s.node().draining();
+            out["tls_refused"] = s.tls_refused();
             out["degraded"] = s.node().degraded.load();
             for (int i = 0; i < kFrameMatchCount; ++i) {
               const auto match = static_cast<FrameMatch>(i);

@@ -70,7 +70,7 @@ Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& optio
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   // Flow control keeps gRPC's defaults on purpose. Without its bandwidth probes small requests cost a tenth less, but
   // a frame to a node 40 ms away then waits for a window of 64 KB again and again, and misses its deadline.
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(options.address, make_credentials(options.tls, tls_refused_), &port_);
   builder.RegisterService(predict_.get());
   builder.RegisterCallbackGenericService(&control_);
   server_ = builder.BuildAndStart();

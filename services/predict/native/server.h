@@ -9,6 +9,7 @@
 
 #include "control_call.h"
 #include "node.h"
+#include "tls.h"
 
 namespace starling::predict {
 
@@ -18,6 +19,7 @@ struct ServerOptions {
   std::map<std::string, bool> methods;  // served by Python: full name -> streams
   int message_bytes_max = 64 << 20;
   int streams_max = 1024;  // concurrent calls of one connection
+  TlsOptions tls;
 };
 
 // Thread-safe. Starts in the constructor; throws Error(kInvalidConfig) when the address can not be bound.
@@ -40,6 +42,7 @@ class Server {
   std::int64_t drain(TimePoint until);
 
   const Node& node() const noexcept { return node_; }
+  std::uint64_t tls_refused() const noexcept { return tls_refused_->load(std::memory_order_relaxed); }
 
  private:
   class PredictService;
@@ -48,6 +51,7 @@ class Server {
   ControlService control_;
   std::unique_ptr<PredictService> predict_;
   std::vector<std::string> services_;
+  std::shared_ptr<std::atomic<std::uint64_t>> tls_refused_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
   bool stopped_ = false;

@@ -1,0 +1,123 @@
+"""Certificate files of a process that serves TLS: read together, checked, refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # 60 ms that only a process with TLS pays
+    from cryptography import x509
+
+
+class CertificateRefused(Exception):
+    """Certificate files cannot be used; says which and why.
+
+    Attributes:
+        path: the file.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "CERTIFICATE_REFUSED"
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where a process finds what it proves itself with, as PEM.
+
+    Attributes:
+        certificate: its own certificate, then those between it and the authority.
+        key: the private key of the first one, unencrypted.
+        client_ca: authorities whose clients may connect.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Certificates:
+    """The contents of the files, checked against each other.
+
+    Attributes:
+        certificate, key, client_ca: PEM.
+        uri: the SPIFFE id of the certificate; empty when it has none.
+        end: when the first certificate of the chain, or the last of the authorities, ends.
+    """
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+    uri: str
+    end: datetime
+
+
+def read_certificates(files: CertificateFiles, now: datetime) -> Certificates:
+    """Returns the contents of three files that fit together and are valid now.
+
+    Raises:
+        CertificateRefused: a file is missing or malformed, the key is another one's, or a certificate is
+            not valid yet or any more.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    certificate, key, client_ca = (_read(path) for path in (files.certificate, files.key, files.client_ca))
+    chain, authorities = _parse(files.certificate, certificate), _parse(files.client_ca, client_ca)
+    try:
+        private = serialization.load_pem_private_key(key, None)
+    except Exception as error:  # ValueError, TypeError, UnsupportedAlgorithm, by the kind of damage
+        why = "it has a passphrase" if isinstance(error, TypeError) else "it holds no PEM private key"
+        raise CertificateRefused(files.key, f"key {files.key} cannot be used: {why}; write PKCS #8 PEM") from error
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if private.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
+        raise CertificateRefused(
+            files.key,
+            f"key {files.key} does not belong to certificate {files.certificate}; replace both files together",
+        )
+    for one in chain:
+        _check_time(files.certificate, one, now)
+    last = max(authorities, key=lambda one: one.not_valid_after_utc)  # a bundle may hold one that was replaced
+    _check_time(files.client_ca, last, now)
+    try:
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    end = min(one.not_valid_after_utc for one in (*chain, last))
+    return Certificates(certificate, key, client_ca, uris[0] if uris else "", end)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CertificateRefused(path, f"{path} cannot be read: {error.strerror}; expected a PEM file") from error
+
+
+def _parse(path: Path, content: bytes) -> Sequence[x509.Certificate]:
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise CertificateRefused(
+            path, f"{path} holds no PEM certificate; expected `-----BEGIN CERTIFICATE-----`"
+        ) from error
+
+
+def _check_time(path: Path, certificate: x509.Certificate, now: datetime) -> None:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now >= end:
+        text = f"certificate {path} ended at {end:%Y-%m-%d %H:%M:%S} UTC"
+        raise CertificateRefused(path, f"{text}; renew it, for instance with `starling certs rotate`")
+    if now < begin:
+        text = f"certificate {path} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC, it is {now:%Y-%m-%d %H:%M:%S}"
+        raise CertificateRefused(path, f"{text}; check the clock")

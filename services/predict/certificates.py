@@ -1,0 +1,89 @@
+"""Following certificate files while serving: the native server only ever sees what was checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+
+from services.host.certificates import CertificateFiles, CertificateRefused, Certificates, read_certificates
+
+_SOON = timedelta(days=7)
+_log = logging.getLogger(__name__)
+
+
+class FollowedCertificates:
+    """Keeps the last good contents of certificate files where the native server reads them.
+
+    gRPC polls files and takes what it finds, also half a replacement. So it gets files in memory that change only
+    from one good state to another, each in one step (`dup2`), and that are gone with the process, however it ends.
+    Used by one thread.
+
+    Raises:
+        CertificateRefused: the files cannot be used.
+    """
+
+    def __init__(self, files: CertificateFiles) -> None:
+        self._files = files
+        self._current = read_certificates(files, datetime.now(UTC))
+        self._identity, self._client_ca = (os.memfd_create(name) for name in ("identity", "client-ca"))
+        self._refused = ""
+        self.failures = 0
+        self._show()
+
+    @property
+    def identity_file(self) -> str:
+        """File with key and certificate chain, one after the other, so that they cannot disagree."""
+        return f"/proc/self/fd/{self._identity}"
+
+    @property
+    def client_ca_file(self) -> str:
+        """File with the authorities of clients."""
+        return f"/proc/self/fd/{self._client_ca}"
+
+    @property
+    def end(self) -> datetime:
+        """When the first of the certificates in use ends."""
+        return self._current.end
+
+    def refresh(self) -> bool:
+        """Takes over what has changed in the files; returns whether it did. Keeps what it has when they are bad."""
+        try:
+            found = read_certificates(self._files, datetime.now(UTC))
+        except CertificateRefused as error:
+            if str(error) != self._refused:
+                self.failures += 1
+                _log.error("keeping the certificates of before: %s", error)
+            self._refused = str(error)
+            return False
+        self._refused = ""
+        if found == self._current:
+            return False
+        self._current = found
+        self._show()
+        return True
+
+    def close(self) -> None:
+        """Frees the memory; the server has stopped."""
+        os.close(self._identity)
+        os.close(self._client_ca)
+
+    def _show(self) -> None:
+        current: Certificates = self._current
+        _replace(self._identity, current.key + b"\n" + current.certificate)
+        _replace(self._client_ca, current.client_ca)
+        _log.info("serving TLS as %s until %s", current.uri or "an unnamed host", f"{current.end:%Y-%m-%d %H:%M} UTC")
+        if current.end - datetime.now(UTC) < _SOON:
+            _log.warning("a certificate ends at %s", f"{current.end:%Y-%m-%d %H:%M} UTC")
+
+
+def _replace(descriptor: int, content: bytes) -> None:
+    """Puts another file in memory behind a descriptor, so that whoever opens its path sees one or the other."""
+    following = os.memfd_create("following")
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(following, view) :]
+        os.dup2(following, descriptor, inheritable=False)
+    finally:
+        os.close(following)
