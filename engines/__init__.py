@@ -4,7 +4,7 @@ The native core is `engines._core`; only the files that run models import it, so
 before it is built.
 """
 
-from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
+from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, StateConfig, TensorConfig
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
 from engines.errors import (
@@ -20,6 +20,8 @@ from engines.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    SequenceNotFound,
+    SequencesFull,
     Superseded,
 )
 from engines.manifest import Manifest
@@ -48,6 +50,9 @@ __all__ = [
     "QueueFull",
     "Release",
     "Repository",
+    "SequenceNotFound",
+    "SequencesFull",
+    "StateConfig",
     "Superseded",
     "TensorConfig",
     "parse_config",

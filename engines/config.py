@@ -59,6 +59,19 @@ class TensorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StateConfig:
+    """A tensor that each step of a sequence leaves for the next one: the graph's output becomes its input.
+
+    Agents see neither. `dims` are fixed and without the batch; the first step gets zeros.
+    """
+
+    input_name: str
+    output_name: str
+    data_type: DataType
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Everything that `config.pbtxt` says, with defaults filled in and contradictions ruled out.
 
@@ -96,6 +109,9 @@ class ModelConfig:
     # Test aids of backend "identity": a batch takes this long, and each n-th batch fails (0: none does).
     identity_delay_us: int = 0
     identity_fail_every: int = 0
+    states: tuple[StateConfig, ...] = ()  # none: requests have nothing to do with each other
+    sequence_idle_us: int = 1_000_000  # a sequence without a request for this long is forgotten; Triton's default
+    sequences_max: int = 1024  # kept at once; beyond it a start is refused
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -13,15 +13,7 @@ def render_config(config: ModelConfig) -> str:
         *_render_tensors("input", config.inputs),
         *_render_tensors("output", config.outputs),
         f"instance_group [ {{ count: {config.instance_count} kind: KIND_CPU }} ]",
-        "dynamic_batching {",
-        f"  preferred_batch_size: [ {', '.join(map(str, config.preferred_batch_sizes))} ]",
-        f"  max_queue_delay_microseconds: {config.batch_delay_us}",
-        *_render_priorities(config),
-        "  default_queue_policy {",
-        f"    max_queue_size: {config.queue_max}",
-        f"    default_timeout_microseconds: {config.default_timeout_us}",
-        "  }",
-        "}",
+        *(_render_sequences(config) if config.states else _render_batching(config)),
         _render_versions(config),
     ]
     if config.model_filename:
@@ -65,6 +57,41 @@ def _render_priorities(config: ModelConfig) -> list[str]:
         f"  priority_levels: {config.priority_levels}",
         f"  default_priority_level: {config.default_priority_level}",
     ]
+
+
+def _render_batching(config: ModelConfig) -> list[str]:
+    return [
+        "dynamic_batching {",
+        f"  preferred_batch_size: [ {', '.join(map(str, config.preferred_batch_sizes))} ]",
+        f"  max_queue_delay_microseconds: {config.batch_delay_us}",
+        *_render_priorities(config),
+        "  default_queue_policy {",
+        f"    max_queue_size: {config.queue_max}",
+        f"    default_timeout_microseconds: {config.default_timeout_us}",
+        "  }",
+        "}",
+    ]
+
+
+def _render_sequences(config: ModelConfig) -> list[str]:
+    lines = [
+        "sequence_batching {",
+        f"  max_sequence_idle_microseconds: {config.sequence_idle_us}",
+        "  oldest {",
+        f"    max_candidate_sequences: {config.sequences_max}",
+        f"    preferred_batch_size: [ {', '.join(map(str, config.preferred_batch_sizes))} ]",
+        f"    max_queue_delay_microseconds: {config.batch_delay_us}",
+        "  }",
+    ]
+    for state in config.states:
+        kind, dims = f"data_type: TYPE_{state.data_type}", f"dims: [ {', '.join(map(str, state.dims))} ]"
+        lines += [
+            "  state {",
+            f"    input_name: {quote(state.input_name)} output_name: {quote(state.output_name)} {kind} {dims}",
+            f"    initial_state {{ {kind} {dims} zero_data: true }}",
+            "  }",
+        ]
+    return [*lines, "}"]
 
 
 def _render_tensors(field: str, tensors: tuple[TensorConfig, ...]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, TensorConfig
 from engines.config_complete import Graph, ReadGraph, complete_max_batch_size, complete_tensors
+from engines.config_sequences import find_contradictions, read_sequence_batching
 from engines.config_serving import (
     RESPONSE_CACHE_MS_MAX,
     read_batching,
@@ -95,6 +96,7 @@ def parse_config(
     root = Fields(parse_text(text, path), "", problems)
     name = _read_name(root, folder)
     batching = read_batching(root)
+    sequences = read_sequence_batching(root)
     versions = read_versions(root)
     read_transaction_policy(root)
     read_warmup(root)
@@ -108,6 +110,11 @@ def parse_config(
     problems.raise_any()  # what is wrong already is worth hearing before what the model's file says
     if graph is not None and not (tensors.inputs and tensors.outputs):
         tensors = _complete(root, tensors, graph(model_filename))
+        taken = {name for one in sequences.states for name in (one.input_name, one.output_name)}
+        tensors = tensors._replace(
+            inputs=tuple(one for one in tensors.inputs if one.name not in taken),
+            outputs=tuple(one for one in tensors.outputs if one.name not in taken),
+        )
     config = ModelConfig(
         name=name,
         backend=backend,
@@ -120,9 +127,10 @@ def parse_config(
         model_filename=model_filename,
         priority_levels=batching.priority_levels,
         default_priority_level=batching.default_priority_level,
-        preferred_batch_sizes=batching.sizes,
-        batch_delay_us=batching.delay_us,
-        queue_max=batching.queue_max,
+        preferred_batch_sizes=sequences.batch_sizes or batching.sizes,
+        batch_delay_us=sequences.delay_us or batching.delay_us,
+        # A line as long as there are sequences: each may have a step that waits.
+        queue_max=sequences.sequences_max if sequences.states else batching.queue_max,
         default_timeout_us=batching.timeout_us,
         threads=parameters.threads,
         queue_bytes_max=parameters.queue_bytes_max,
@@ -137,6 +145,9 @@ def parse_config(
         nms_iou_threshold=parameters.iou_threshold,
         identity_delay_us=parameters.identity_delay_us,
         identity_fail_every=parameters.identity_fail_every,
+        states=sequences.states,
+        sequence_idle_us=sequences.idle_us,
+        sequences_max=sequences.sequences_max,
     )
     _check_contradictions(config, root)
     problems.raise_any()
@@ -414,6 +425,8 @@ def _check_contradictions(config: ModelConfig, root: Fields) -> None:
                 field,
                 f'two {field}s are called "{name}"; expected different names, rename one',
             )
+    for field, text in find_contradictions(config):
+        root.refuse(field, text)
     if config.backend == "identity":
         _check_identity(config, root)
     elif config.identity_delay_us or config.identity_fail_every:

@@ -106,6 +106,29 @@ class DeadlineUnmeetable(EngineError):
         super().__init__(message, retry_delay_ms=max(1, retry_delay_ms), **facts)
 
 
+class SequenceNotFound(EngineError):
+    """The model keeps no state under this sequence_id: never started here, ended, idle for too long, or lost."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "SEQUENCE_NOT_FOUND"
+
+
+class SequencesFull(EngineError):
+    """The model keeps the state of as many sequences as it may.
+
+    Attributes:
+        retry_delay_ms: time after which the longest idle one will be forgotten, at least 1.
+    """
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "SEQUENCES_FULL"
+
+    retry_delay_ms: int
+
+    def __init__(self, message: str, /, retry_delay_ms: int = 1, **facts: str | float) -> None:
+        super().__init__(message, retry_delay_ms=max(1, retry_delay_ms), **facts)
+
+
 class Superseded(EngineError):
     """A newer frame of the same stream took this one's place in the queue."""
 

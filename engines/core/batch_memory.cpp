@@ -16,7 +16,7 @@ std::size_t row_bytes(DataType type, const Shape& shape, bool batched) {
 // Copies the rows of the batch out of engine memory, once.
 Buffers collect(const ModelConfig& config, const Batch& batch, std::int64_t batch_rows) {
   Buffers buffers;
-  for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
+  for (std::size_t o = 0; o < config.signature.outputs.size(); ++o) {
     const auto& output = batch.outputs[o];
     const auto& spec = config.signature.outputs[o];
     if (config.batched && (output.shape.empty() || output.shape.front() != batch.bucket)) {
@@ -56,6 +56,14 @@ Buffers collect_detections(const ModelConfig& config, const Batch& batch, std::i
   return buffers;
 }
 
+Shape state_shape(const ModelConfig& config, std::size_t state, std::int64_t bucket) {
+  const auto& dims = config.sequences.states[state].input.dims;
+  Shape shape;
+  if (config.batched) shape.push_back(bucket);
+  shape.insert(shape.end(), dims.begin(), dims.end());
+  return shape;
+}
+
 }  // namespace
 
 void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows,
@@ -81,6 +89,45 @@ void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>&
     }
     std::memset(out, 0, static_cast<std::size_t>(buffer.data() + buffer.size() - out));
     target.data = buffer.data();
+  }
+}
+
+void BatchMemory::gather_states(const ModelConfig& config, const std::vector<Request*>& requests, Batch& batch) {
+  const auto& states = config.sequences.states;
+  const auto inputs = batch.inputs.size();
+  states_.resize(states.size());
+  batch.inputs.resize(inputs + states.size());
+  for (std::size_t s = 0; s < states.size(); ++s) {
+    const auto row = requests.front()->sequence_state->state[s].size();
+    auto& buffer = states_[s];
+    buffer.resize(row * static_cast<std::size_t>(batch.bucket));
+    auto* out = buffer.data();
+    for (const Request* request : requests) {
+      std::memcpy(out, request->sequence_state->state[s].data(), row);
+      out += row;
+    }
+    std::memset(out, 0, static_cast<std::size_t>(buffer.data() + buffer.size() - out));
+    auto& target = batch.inputs[inputs + s];
+    target.data = buffer.data();
+    target.shape = state_shape(config, s, batch.bucket);
+  }
+}
+
+void keep_states(const ModelConfig& config, const std::vector<Request*>& requests, const Batch& batch) {
+  const auto& states = config.sequences.states;
+  for (std::size_t s = 0; s < states.size(); ++s) {
+    const auto& output = batch.outputs[config.signature.outputs.size() + s];
+    const auto wanted = state_shape(config, s, batch.bucket);
+    if (output.shape != wanted) {
+      throw std::runtime_error("state \"" + states[s].output_name + "\" came back as " + to_string(output.shape) +
+                               ", wanted " + to_string(wanted));
+    }
+    const auto* data = output.data;
+    for (const Request* request : requests) {
+      auto& next = request->sequence_state->next[s];
+      std::memcpy(next.data(), data, next.size());
+      data += next.size();
+    }
   }
 }
 

@@ -14,13 +14,20 @@ class BatchMemory {
   // Points `batch` at contiguous inputs with the requests' rows in order, zero-padded to `bucket_rows`.
   void gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows, Batch& batch);
 
+  // Adds what the requests' sequences have as state behind the inputs; rows nobody asked for are zero.
+  void gather_states(const ModelConfig& config, const std::vector<Request*>& requests, Batch& batch);
+
  private:
   std::vector<std::vector<std::uint8_t>> inputs_;
+  std::vector<std::vector<std::uint8_t>> states_;
 };
 
 // Outputs of each request, in signature order, after post-processing. The buffers are shared by the whole batch.
 // Throws std::runtime_error when the engine's outputs are not what the model promised.
 std::vector<std::vector<OutputTensor>> scatter(const ModelConfig& config, const std::vector<Request*>& requests,
                                                const Batch& batch);
+
+// Copies the states that a batch has left to the requests' sequences, as what comes next. Throws as `scatter` does.
+void keep_states(const ModelConfig& config, const std::vector<Request*>& requests, const Batch& batch);
 
 }  // namespace starling

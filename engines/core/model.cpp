@@ -40,6 +40,15 @@ std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(to - from).count();
 }
 
+Status cancelled_status() { return {Reason::kCancelled, "cancelled by the caller", 0, {}}; }
+
+Status late_status(const Request& request) {
+  return {Reason::kDeadlinePassed,
+          "deadline passed while the step ran; sequence \"" + request.sequence_id + "\" is as it was before it",
+          0,
+          {{"sequence_id", request.sequence_id}}};
+}
+
 }  // namespace
 
 Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
@@ -54,6 +63,7 @@ Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
     bucket_stats_.back()->rows = rows;
   }
   for (int i = 0; i < engine_->slots(); ++i) free_slots_.push_back(i);
+  if (config_.is_stateful()) sequences_ = std::make_unique<Sequences>(config_.sequences);
   // One more than there are slots, so that somebody is free to answer what expires and to notice what hangs.
   for (int i = 0; i <= engine_->slots(); ++i) workers_.emplace_back([this] { work(); });
 }
@@ -66,7 +76,7 @@ void Model::warm_up() {
     std::vector<std::vector<std::uint8_t>> zeros;
     Batch batch;
     batch.bucket = stats.rows;
-    for (const auto& spec : config_.signature.inputs) {
+    for (const auto& spec : engine_->signature().inputs) {
       Shape shape;
       if (config_.batched) shape.push_back(stats.rows);
       for (const auto d : spec.dims) shape.push_back(d < 0 ? kFreeDimension : d);
@@ -147,11 +157,16 @@ Admission Model::admit(Request& request, TimePoint now, int& slot) {
     if (admission.refusal.ok()) slot = take_slot(times_.bucket_for(request.rows), now);
     return admission;
   }
+  return offer(request, now);
+}
+
+// With mutex_ held: the request is the scheduler's, or is refused.
+Admission Model::offer(Request& request, TimePoint now) {
   thread_local std::vector<std::int64_t> busy;
   busy.clear();
   free_in(now, busy);
   const auto deadline_before = scheduler_.next_deadline();
-  admission = scheduler_.offer(request, now, busy);
+  auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
   // A worker is needed to run it, or to wake up for its deadline.
   if (admission.refusal.ok() && (!free_slots_.empty() || request.deadline < deadline_before)) ready_.notify_one();
@@ -161,20 +176,80 @@ Admission Model::admit(Request& request, TimePoint now, int& slot) {
   return admission;
 }
 
+// With mutex_ held: true when the request goes on to admission; otherwise it waits for its turn, or the refusal says
+// why it does not.
+bool Model::enter_sequence(Request& request, TimePoint now, Status& refusal) {
+  if (sequences_ == nullptr || !admitting_) return true;
+  refusal = sequences_->enter(request, now);
+  if (!refusal.ok()) return false;
+  if (sequences_->has_turn(request)) return true;
+  // It can not run before those ahead of it have, one after the other.
+  const auto ahead = static_cast<std::int64_t>(sequences_->ahead_of(request));
+  const auto needed_us = (ahead + 1) * times_.run_time(0).high_us;
+  const auto left_us = microseconds_between(now, request.deadline);
+  const bool full = scheduler_.size() + sequences_->waiting() > config_.queue.requests_max ||
+                    scheduler_.size_bytes() + sequences_->waiting_bytes() > config_.queue.bytes_max;
+  if (full) {
+    refusal = {Reason::kQueueFull,
+               label(config_) + ": the queue is full, " + std::to_string(ahead) +
+                   " steps of this sequence wait in it; wait for their answers",
+               std::max<std::int64_t>(1000, needed_us),
+               {}};
+  } else if (needed_us > left_us) {
+    refusal = {Reason::kDeadlineUnmeetable,
+               label(config_) + ": " + std::to_string(ahead) + " steps of sequence \"" + request.sequence_id +
+                   "\" go before this one, an answer is predicted in " + std::to_string(needed_us) + " us, " +
+                   std::to_string(left_us) + " us are left; wait for their answers or allow more time",
+               std::max<std::int64_t>(1000, needed_us - std::max<std::int64_t>(0, left_us)),
+               {{"predicted_us", std::to_string(needed_us)}, {"left_us", std::to_string(left_us)}}};
+  }
+  if (!refusal.ok()) {
+    sequences_->remove(request);
+  } else if (request.deadline <= sequences_->next_deadline()) {
+    ready_.notify_one();  // to wake up for it
+  }
+  return false;
+}
+
+// With mutex_ held: offers the steps whose turn has come to the scheduler.
+void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
+  for (; !turns_.empty(); turns_.pop_front()) {
+    Request& request = *turns_.front();
+    auto status = sequences_->check(request);
+    if (status.ok() && request.cancelled.load(std::memory_order_relaxed)) status = cancelled_status();
+    if (status.ok() && request.deadline <= now) status = expired_status(request, now);
+    if (!status.ok()) {
+      refused.emplace_back(&request, std::move(status));
+      continue;
+    }
+    auto admission = offer(request, now);
+    if (admission.displaced != nullptr) refused.emplace_back(admission.displaced, std::move(admission.displacement));
+    if (!admission.refusal.ok()) refused.emplace_back(&request, std::move(admission.refusal));
+  }
+}
+
 void Model::submit(Request& request) {
-  if (auto status = check_request(config_, request); !status.ok()) return refuse(request, std::move(status));
+  auto status = check_request(config_, request);
+  if (status.ok() && sequences_) status = check_step(config_, request);
   if (request.deadline == TimePoint::max()) {
     request.deadline = request.arrival + microseconds(config_.default_timeout_us);
   }
   int slot = -1;
   Admission admission;
   const auto now = Clock::now();
-  if (request.deadline <= now && config_.discipline == Discipline::kDeadline) {
-    return dispose({{&request}, {}, {}});
+  if (status.ok() && request.deadline <= now && config_.discipline == Discipline::kDeadline) {
+    status = expired_status(request, now);
+  }
+  if (!status.ok()) {
+    if (sequences_) {
+      const std::lock_guard lock(mutex_);
+      sequences_->refused(request);
+    }
+    return refuse(request, std::move(status));
   }
   {
     const std::lock_guard lock(mutex_);
-    admission = admit(request, now, slot);
+    if (enter_sequence(request, now, admission.refusal)) admission = admit(request, now, slot);
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
   if (admission.superseded != nullptr) supersede(*admission.superseded);
@@ -188,8 +263,9 @@ void Model::cancel(Request& request) {
   bool removed = false;
   {
     const std::lock_guard lock(mutex_);
-    removed = scheduler_.remove(request);
-    if (removed && scheduler_.empty()) settled_.notify_all();
+    removed =
+        scheduler_.remove(request) || (sequences_ && sequences_->remove(request)) || std::erase(turns_, &request) != 0;
+    if (removed && is_settled()) settled_.notify_all();
   }
   if (removed) dispose({{}, {}, {&request}});
 }
@@ -204,6 +280,13 @@ void Model::work() {
     // Looks again often enough to notice a run that started meanwhile and hangs.
     const auto slice = std::min<Clock::duration>(kWaitSlice, microseconds(config_.watchdog_us / 2 + 1));
     auto wake = std::min(now + slice, give_up_hung_runs(now, given_up));
+    std::vector<Refused> refused;
+    if (sequences_) {
+      sequences_->sweep(now);
+      for (Request* request : sequences_->purge(now)) refused.emplace_back(request, expired_status(*request, now));
+      take_turns(now, refused);
+      wake = std::min(wake, sequences_->next_deadline());
+    }
     const auto purged = scheduler_.purge(now);
     int slot = -1;
     std::vector<Request*> requests;
@@ -213,14 +296,15 @@ void Model::work() {
       if (!requests.empty()) slot = take_slot(next.bucket, now);
       wake = std::min(wake, next.wake);
     }
-    if (scheduler_.empty()) settled_.notify_all();
-    if (slot < 0 && purged.empty() && given_up.empty()) {
+    if (is_settled()) settled_.notify_all();
+    if (slot < 0 && purged.empty() && given_up.empty() && refused.empty()) {
       ready_.wait_until(lock, std::min(wake, scheduler_.next_deadline()));
       continue;
     }
     if (!scheduler_.empty()) ready_.notify_one();  // for another slot, or for the deadlines, while this one is busy
     lock.unlock();
     dispose(purged);
+    for (auto& [request, status] : refused) refuse(*request, std::move(status));
     fail(given_up, "a run took longer than " + std::to_string(config_.watchdog_us) + " us and was given up");
     if (slot >= 0) run(slot, std::move(requests));
     lock.lock();
@@ -255,6 +339,7 @@ void Model::run(int index, std::vector<Request*> requests) {
   }
   slot.batch.slot = index;
   slot.memory.gather(config_, requests, bucket_stats_[slot.bucket]->rows, slot.batch);
+  if (sequences_) slot.memory.gather_states(config_, requests, slot.batch);
   stats_.executions.fetch_add(1, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
@@ -275,6 +360,7 @@ void Model::finish(int index, const std::string& error) {
   if (failure.empty() && !requests.empty()) {
     try {
       outputs = scatter(config_, requests, slot.batch);
+      if (sequences_) keep_states(config_, requests, slot.batch);
     } catch (const std::exception& e) {
       failure = e.what();
     }
@@ -302,6 +388,17 @@ void Model::finish(int index, const std::string& error) {
   for (const Request* request : requests) rows += static_cast<std::int32_t>(request->rows);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     Request& request = *requests[i];
+    if (sequences_) {
+      // Its caller hears nothing of it any more, so the sequence must not go on without it being known.
+      if (request.cancelled.load(std::memory_order_relaxed)) {
+        refuse(request, cancelled_status());
+        continue;
+      }
+      if (request.deadline <= ended) {
+        refuse(request, late_status(request));
+        continue;
+      }
+    }
     Result result;
     result.outputs = std::move(outputs[i]);
     auto& timing = result.timing;
@@ -319,6 +416,13 @@ void Model::finish(int index, const std::string& error) {
 
 void Model::answer(Request& request, Result&& result) {
   const auto now = Clock::now();
+  if (request.sequence_state) {
+    const std::lock_guard lock(mutex_);
+    if (Request* next = sequences_->leave(request, result.status.ok(), now); next != nullptr) {
+      turns_.push_back(next);
+      ready_.notify_one();
+    }
+  }
   auto& timing = result.timing;
   timing.total_us = microseconds_between(request.arrival, now);
   timing.predicted_us = request.predicted_us;
@@ -367,14 +471,7 @@ void Model::supersede(Request& request) {
 
 void Model::dispose(const Purged& purged) {
   const auto now = Clock::now();
-  for (Request* request : purged.expired) {
-    const auto waited = std::to_string(microseconds_between(request->arrival, now));
-    refuse(*request,
-           {Reason::kDeadlinePassed,
-            "deadline passed after " + waited + " us in the queue of " + config_.name + "; it was not computed",
-            0,
-            {{"queue_us", waited}}});
-  }
+  for (Request* request : purged.expired) refuse(*request, expired_status(*request, now));
   for (Request* request : purged.hopeless) {
     const auto waited_us = microseconds_between(request->arrival, now);
     const auto waited = std::to_string(waited_us);
@@ -387,7 +484,20 @@ void Model::dispose(const Purged& purged) {
                       1000,
                       {{"predicted_us", predicted}, {"queue_us", waited}, {"left_us", std::to_string(left)}}});
   }
-  for (Request* request : purged.cancelled) refuse(*request, {Reason::kCancelled, "cancelled by the caller", 0, {}});
+  for (Request* request : purged.cancelled) refuse(*request, cancelled_status());
+}
+
+Status Model::expired_status(const Request& request, TimePoint now) const {
+  const auto waited = std::to_string(microseconds_between(request.arrival, now));
+  return {Reason::kDeadlinePassed,
+          "deadline passed after " + waited + " us in the queue of " + config_.name + "; it was not computed",
+          0,
+          {{"queue_us", waited}}};
+}
+
+bool Model::is_settled() const noexcept {
+  return scheduler_.empty() && free_slots_.size() == slots_.size() && turns_.empty() &&
+         (sequences_ == nullptr || sequences_->waiting() == 0);
 }
 
 std::size_t Model::drain(TimePoint until) {
@@ -396,9 +506,14 @@ std::size_t Model::drain(TimePoint until) {
     std::unique_lock lock(mutex_);
     if (stopping_) return 0;
     admitting_ = false;
-    const auto settled = [this] { return scheduler_.empty() && free_slots_.size() == slots_.size(); };
-    while (!settled() && Clock::now() < until) settled_.wait_until(lock, until);
+    while (!is_settled() && Clock::now() < until) settled_.wait_until(lock, until);
     left = scheduler_.drain();
+    left.insert(left.end(), turns_.begin(), turns_.end());
+    turns_.clear();
+    if (sequences_) {
+      const auto waiting = sequences_->drain();
+      left.insert(left.end(), waiting.begin(), waiting.end());
+    }
     stopping_ = true;
     ready_.notify_all();
   }
@@ -426,7 +541,13 @@ std::vector<RunTime> Model::run_times() const {
 
 std::size_t Model::queued() const {
   const std::lock_guard lock(mutex_);
-  return scheduler_.size();
+  return scheduler_.size() + turns_.size() + (sequences_ ? sequences_->waiting() : 0);
+}
+
+SequenceStats Model::sequences() const {
+  const std::lock_guard lock(mutex_);
+  if (!sequences_) return {};
+  return {sequences_->open(), sequences_->started(), sequences_->expired()};
 }
 
 bool Model::healthy() const {

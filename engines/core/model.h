@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -12,6 +13,12 @@
 #include "model_stats.h"
 
 namespace starling {
+
+struct SequenceStats {
+  std::size_t open = 0;
+  std::uint64_t started = 0;
+  std::uint64_t expired = 0;  // forgotten because they were idle
+};
 
 // Thread-safe. Construct, then warm_up(), then submit(); drain() before the last reference goes.
 class Model {
@@ -45,6 +52,9 @@ class Model {
   std::size_t queued() const;
   bool runs_inline() const noexcept { return inline_; }
 
+  // Sequences whose state is kept now, and counts since loading; zeros for a model that keeps none.
+  SequenceStats sequences() const;
+
   // False after several failures in a row; such a model admits one request a second to find out whether it is back.
   bool healthy() const;
 
@@ -62,8 +72,15 @@ class Model {
     BatchMemory memory;
   };
 
+  using Refused = std::pair<Request*, Status>;
+
   int take_slot(std::size_t bucket, TimePoint now);
   Admission admit(Request& request, TimePoint now, int& slot);
+  Admission offer(Request& request, TimePoint now);
+  bool enter_sequence(Request& request, TimePoint now, Status& refusal);
+  void take_turns(TimePoint now, std::vector<Refused>& refused);
+  bool is_settled() const noexcept;
+  Status expired_status(const Request& request, TimePoint now) const;
   void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
   void work();
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
@@ -90,6 +107,8 @@ class Model {
   Scheduler scheduler_;
   std::vector<Slot> slots_;
   std::vector<int> free_slots_;
+  std::unique_ptr<Sequences> sequences_;  // null for a model that keeps no state
+  std::deque<Request*> turns_;            // steps whose turn has come since, before they are offered to the scheduler
   int failures_in_a_row_ = 0;
   TimePoint last_try_;
   bool admitting_ = true;

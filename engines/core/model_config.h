@@ -6,6 +6,7 @@
 
 #include "detections.h"
 #include "scheduler.h"
+#include "sequences.h"
 
 namespace starling {
 
@@ -32,7 +33,13 @@ struct ModelConfig {
   std::int64_t identity_fail_every = 0;
   // False: tensors have no batch dimension; `dims` are whole shapes, a request is one row, the only bucket is 1.
   bool batched = true;
+  SequenceOptions sequences;
+
+  bool is_stateful() const noexcept { return !sequences.states.empty(); }
 };
+
+// What the engine itself reads and writes: the signature, and the states behind it.
+Signature with_states(Signature signature, const SequenceOptions& sequences);
 
 inline std::string label(const ModelConfig& config) { return config.name + ":" + std::to_string(config.version); }
 

@@ -8,6 +8,9 @@
 namespace starling {
 namespace {
 
+// State of all sequences of a model.
+constexpr std::uint64_t kStateBytesMax = std::uint64_t{1} << 30;
+
 // A new backend is one file and one line here.
 std::unique_ptr<Engine> make_engine(const ModelConfig& config) {
   auto graph = config.signature;
@@ -15,6 +18,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config) {
     check_detections_signature(config.signature);
     graph = detector_graph_signature(config.signature);
   }
+  graph = with_states(std::move(graph), config.sequences);
   if (config.backend == "identity") {
     return std::make_unique<IdentityEngine>(
         std::move(graph),
@@ -43,6 +47,36 @@ std::shared_ptr<Model> make_model(const ModelConfig& config) {
   }
 }
 
+void check_sequences(const ModelConfig& config) {
+  if (!config.is_stateful()) return;
+  if (config.sequences.idle_us < 1 || config.sequences.sequences_max < 1) {
+    throw Error(Reason::kInvalidConfig, "sequences must be kept for at least 1 us, and at least 1 of them");
+  }
+  if (config.response_cache_us != 0) {
+    throw Error(Reason::kInvalidConfig, config.name +
+                                            " keeps state, so equal inputs have different answers; leave "
+                                            "starling.response_cache_ms out");
+  }
+  if (config.postprocess != Postprocess::kNone) {
+    throw Error(Reason::kInvalidConfig, config.name + " keeps state, which no postprocess goes with; remove one");
+  }
+  std::uint64_t bytes = 0;
+  for (const auto& state : config.sequences.states) {
+    const auto& dims = state.input.dims;
+    const auto size = byte_size(state.input.data_type, dims.data(), dims.size());
+    if (!size || *size == 0 || *size > kStateBytesMax) {
+      throw Error(Reason::kInvalidConfig, config.name + " has state \"" + state.input.name + "\" of " +
+                                              to_string(dims) + "; state dims must be fixed, each >= 1");
+    }
+    bytes += *size;
+  }
+  if (bytes > kStateBytesMax / config.sequences.sequences_max) {
+    throw Error(Reason::kInvalidConfig, config.name + " may keep " + std::to_string(config.sequences.sequences_max) +
+                                            " sequences of " + std::to_string(bytes) + " bytes, more than " +
+                                            std::to_string(kStateBytesMax) + " in all; lower max_candidate_sequences");
+  }
+}
+
 void check(const ModelConfig& config) {
   const bool ascending = !config.buckets.empty() && config.buckets.front() >= 1 && config.buckets.size() <= 16 &&
                          std::is_sorted(config.buckets.begin(), config.buckets.end(), std::less_equal<>{});
@@ -53,6 +87,7 @@ void check(const ModelConfig& config) {
   if (config.signature.inputs.empty() || config.signature.outputs.empty()) {
     throw Error(Reason::kInvalidConfig, "a model needs at least one input and one output");
   }
+  check_sequences(config);
 }
 
 }  // namespace

@@ -29,13 +29,14 @@ TimePoint after(double seconds) {
 // Raises the class of engines.errors that stands for `reason`.
 [[noreturn]] void raise(Reason reason, const std::string& message, std::int64_t retry_delay_us = 0) {
   static constexpr const char* kClasses[kReasonCount] = {
-      "EngineError",    "InvalidInput",       "ModelNotFound", "ModelNotReady", "QueueFull",
-      "DeadlinePassed", "DeadlinePassed",     "Draining",      "EngineFailed",  "CorruptModel",
-      "InvalidConfig",  "DeadlineUnmeetable", "Superseded"};
+      "EngineError",    "InvalidInput",       "ModelNotFound", "ModelNotReady",    "QueueFull",
+      "DeadlinePassed", "DeadlinePassed",     "Draining",      "EngineFailed",     "CorruptModel",
+      "InvalidConfig",  "DeadlineUnmeetable", "Superseded",    "SequenceNotFound", "SequencesFull"};
   nb::object type = nb::module_::import_("engines.errors").attr(kClasses[static_cast<int>(reason)]);
-  nb::object error = reason == Reason::kQueueFull || reason == Reason::kDeadlineUnmeetable
-                         ? type(message, "retry_delay_ms"_a = static_cast<double>(retry_delay_us) / 1e3)
-                         : type(message);
+  nb::object error =
+      reason == Reason::kQueueFull || reason == Reason::kDeadlineUnmeetable || reason == Reason::kSequencesFull
+          ? type(message, "retry_delay_ms"_a = static_cast<double>(retry_delay_us) / 1e3)
+          : type(message);
   PyErr_SetObject(type.ptr(), error.ptr());
   throw nb::python_error();
 }
@@ -198,6 +199,10 @@ nb::dict describe(const Model& model) {
   out["expired_executed"] = stats.expired_executed.load();
   out["hung"] = stats.hung.load();
   out["healthy"] = model.healthy();
+  const auto sequences = model.sequences();
+  out["sequences"] = sequences.open;
+  out["sequences_started"] = sequences.started;
+  out["sequences_expired"] = sequences.expired;
   out["buckets"] = buckets;
   out["classes"] = classes;
   out["early"] = histogram(stats.early);
@@ -371,6 +376,13 @@ NB_MODULE(_core, m) {
       .def_ro("dims", &TensorSpec::dims)
       .def("__repr__", [](const TensorSpec& s) { return "<TensorSpec " + s.name + " " + to_string(s) + ">"; });
 
+  nb::class_<StateSpec>(m, "StateSpec", "A tensor that a step of a sequence leaves for the next one.")
+      .def(nb::init<TensorSpec, std::string>(), "input"_a, "output_name"_a,
+           "The graph's output of that name becomes its input; every dimension is fixed.")
+      .def("__repr__", [](const StateSpec& s) {
+        return "<StateSpec " + s.input.name + " from " + s.output_name + " " + to_string(s.input) + ">";
+      });
+
   nb::class_<ModelConfig>(m, "ModelConfig", "Everything needed to load one model version.")
       .def(
           "__init__",
@@ -380,7 +392,8 @@ NB_MODULE(_core, m) {
              std::int64_t batch_delay_us, std::int64_t default_timeout_us, const std::string& post,
              float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
              std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us,
-             std::int64_t response_cache_us, bool batched) {
+             std::int64_t response_cache_us, std::vector<StateSpec> states, std::int64_t sequence_idle_us,
+             std::size_t sequences_max, bool batched) {
             const auto which = discipline(order);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
@@ -401,14 +414,16 @@ NB_MODULE(_core, m) {
                                    {score_threshold, iou_threshold},
                                    identity_delay_us,
                                    identity_fail_every,
-                                   batched};
+                                   batched,
+                                   {std::move(states), sequence_idle_us, sequences_max}};
           },
           nb::kw_only(), "name"_a, "version"_a, "backend"_a, "path"_a = "", "inputs"_a, "outputs"_a,
           "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
           "queue_bytes_max"_a = std::uint64_t{256} << 20, "batch_delay_us"_a = 0, "default_timeout_us"_a = 1'000'000,
           "postprocess"_a = "", "score_threshold"_a = 0.35F, "iou_threshold"_a = 0.5F, "identity_delay_us"_a = 0,
           "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
-          "response_cache_us"_a = 0, "batched"_a = true,
+          "response_cache_us"_a = 0, "states"_a = std::vector<StateSpec>{}, "sequence_idle_us"_a = 1'000'000,
+          "sequences_max"_a = 1024, "batched"_a = true,
           "batched: false when tensors have no batch dimension; dims are then whole shapes. "
           "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
       .def_ro("name", &ModelConfig::name)

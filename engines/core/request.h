@@ -83,6 +83,7 @@ struct QueueKey {
 };
 
 class Scheduler;
+class Sequence;
 
 // The base of every request. Whoever submits it keeps it alive until complete() is called, exactly once,
 // on any thread, with no lock held.
@@ -103,7 +104,8 @@ class Request {
   bool sequence_start = false;
   bool sequence_end = false;
   std::uint64_t size_bytes = 0;
-  std::int64_t predicted_us = 0;  // completion as predicted at admission, from arrival
+  std::int64_t predicted_us = 0;             // completion as predicted at admission, from arrival
+  std::shared_ptr<Sequence> sequence_state;  // while the model that holds it has it in the line of a sequence
 
   // The stream, whoever else uses its name: tenants choose names without knowing of each other. No header holds a
   // NUL, so no two pairs share a key.

@@ -84,4 +84,28 @@ Status check_request(const ModelConfig& config, Request& request) {
   return {};
 }
 
+Status check_step(const ModelConfig& config, const Request& request) {
+  const auto refuse = [&](const std::string& what) {
+    return Status{Reason::kInvalidInput, label(config) + " keeps state for each sequence" + what, 0, {}};
+  };
+  if (request.sequence_id.empty()) {
+    return refuse(", and the request names none; set sequence_id, and sequence_start on the first step");
+  }
+  if (request.rows != 1) {
+    return refuse(": a step is one row, got " + std::to_string(request.rows) + "; send one request for each step");
+  }
+  if (!request.stream_id.empty()) {
+    return refuse(", and a newer frame of a stream would take the place of a step; leave stream_id out");
+  }
+  return {};
+}
+
+Signature with_states(Signature signature, const SequenceOptions& sequences) {
+  for (const auto& state : sequences.states) {
+    signature.inputs.push_back(state.input);
+    signature.outputs.push_back({state.output_name, state.input.data_type, state.input.dims});
+  }
+  return signature;
+}
+
 }  // namespace starling

@@ -9,4 +9,7 @@ namespace starling {
 // A refusal says what was wanted, what was got and what to do.
 Status check_request(const ModelConfig& config, Request& request);
 
+// Is a request that fits the signature a step of a sequence? For models that keep state.
+Status check_step(const ModelConfig& config, const Request& request);
+
 }  // namespace starling

@@ -110,15 +110,23 @@ def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         "starling_expired_executed", "Requests that an engine ran after their deadline", labels=_LABELS
     )
     queued = GaugeMetricFamily("starling_queue_requests", "Requests that wait", labels=_LABELS)
+    kept = GaugeMetricFamily("starling_sequences", "Sequences whose state is kept", labels=_LABELS)
+    started = CounterMetricFamily("starling_sequences_started", "Sequences that were begun", labels=_LABELS)
+    expired = CounterMetricFamily(
+        "starling_sequences_expired", "Sequences forgotten because they were idle", labels=_LABELS
+    )
     for model in models:
         labels = _labels(model)
+        kept.add_metric(labels, model["sequences"])
+        started.add_metric(labels, model["sequences_started"])
+        expired.add_metric(labels, model["sequences_expired"])
         for reason, count in model["finished"].items():
             requests.add_metric((*labels, reason), count)
         rows.add_metric(labels, model["rows"])
         runs.add_metric(labels, model["executions"])
         late.add_metric(labels, model["expired_executed"])
         queued.add_metric(labels, model["queued"])
-    yield from (requests, rows, runs, late, queued)
+    yield from (requests, rows, runs, late, queued, kept, started, expired)
 
 
 def _caches(stats: Mapping[str, int]) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines import EngineError, ModelConfig, ModelNotFound, ModelVersion, Repository
 from engines._core import ModelConfig as NativeConfig
-from engines._core import ModelRegistry, TensorSpec
+from engines._core import ModelRegistry, StateSpec, TensorSpec
 
 # Bounds a request that came without any deadline: whoever sent it has stopped waiting by then.
 _NO_DEADLINE_US = 30_000_000
@@ -75,6 +75,12 @@ def native_config(found: ModelVersion) -> NativeConfig:
         identity_delay_us=config.identity_delay_us,
         identity_fail_every=config.identity_fail_every,
         batched=config.batched,
+        states=[
+            StateSpec(TensorSpec(one.input_name, str(one.data_type), list(one.dims)), one.output_name)
+            for one in config.states
+        ],
+        sequence_idle_us=config.sequence_idle_us,
+        sequences_max=config.sequences_max,
     )
 
 

@@ -2,6 +2,7 @@
 
 import string
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import InvalidConfig
-from engines.config import Autopilot, DataType, ModelConfig, Postprocess, TensorConfig
+from engines.config import Autopilot, DataType, ModelConfig, Postprocess, StateConfig, TensorConfig
 from engines.config_complete import Graph
 from engines.config_render import render_config
 from engines.config_text import parse_config, read_config
@@ -250,6 +251,65 @@ def test_identity_must_answer_what_came_in() -> None:
     assert "answers each input as it came" in problem(ECHO.replace("dims: 64", "dims: 32", 1))
 
 
+VOICE = """
+name: "voice" backend: "openvino" max_batch_size: 8
+input { name: "audio" data_type: TYPE_FP32 dims: 512 }
+output { name: "speech" data_type: TYPE_FP32 dims: 1 }
+sequence_batching {
+  max_sequence_idle_microseconds: 5000000
+  oldest { max_candidate_sequences: 100 preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 200 }
+  state [
+    {
+      input_name: "h" output_name: "hn" data_type: TYPE_FP32 dims: [ 2, 128 ]
+      initial_state: { data_type: TYPE_FP32 dims: [ 2, 128 ] zero_data: true name: "silence" }
+    },
+    { input_name: "tail" output_name: "tail_out" data_type: TYPE_FP32 dims: 64 }
+  ]
+}
+"""
+
+
+def test_state_of_sequences_is_read_as_triton_writes_it() -> None:
+    config = parse_config(VOICE)
+    assert config.states == (
+        StateConfig("h", "hn", DataType.FP32, (2, 128)),
+        StateConfig("tail", "tail_out", DataType.FP32, (64,)),
+    )
+    assert (config.sequence_idle_us, config.sequences_max, config.queue_max) == (5_000_000, 100, 100)
+    assert (config.buckets, config.batch_delay_us) == ((1, 4, 8), 200)
+    direct = parse_config(
+        VOICE.replace("oldest { max_candidate_sequences: 100 preferred_batch_size: [ 4 ]", "direct {")
+    )
+    assert (direct.sequences_max, direct.batch_delay_us) == (1024, 200)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("sequence_batching {", "dynamic_batching { } sequence_batching {", "expected one of them"),
+        ("oldest {", "direct { } oldest {", "has both `oldest` and `direct`"),
+        ("dims: 64", "dims: -1", "`sequence_batching.state.dims` is `-1`; expected an integer from 1"),
+        ('output_name: "hn"', "", "`sequence_batching.state.output_name` is missing"),
+        ('input_name: "h" ', 'input_name: "audio" ', '"audio" is both a state\'s input and another input'),
+        ('"tail_out"', '"hn"', '"hn" is both a state\'s output and another output'),
+        ("dims: [ 2, 128 ] zero", "dims: [ 256 ] zero", "another data_type or dims than its state"),
+        ("zero_data: true", "zero_data: false", "only states of zeros begin a sequence"),
+        ("zero_data: true", 'data_file: "x"', "unknown field `sequence_batching.state.initial_state.data_file`"),
+        ("max_candidate_sequences: 100", "max_candidate_sequences: 0", "expected an integer from 1"),
+        ("oldest {", "control_input { } oldest {", "unknown field `sequence_batching.control_input`"),
+        ("\n}\n", '\n}\nparameters { key: "starling.response_cache_ms" value { string_value: "5" } }',
+         "answers them by its state"),
+    ],
+)  # fmt: skip
+def test_wrong_sequences_say_what_to_do(old: str, new: str, says: str) -> None:
+    assert old in VOICE
+    assert says in problem(VOICE.replace(old, new, 1))
+
+
+def test_sequences_without_state_are_refused() -> None:
+    assert "`sequence_batching.state` is missing" in problem(ECHO + "sequence_batching { }")
+
+
 def test_name_must_equal_the_folder() -> None:
     with pytest.raises(InvalidConfig, match='`name` is "nanodet" but the folder is "other"'):
         parse_config(DETECTOR, folder="other")
@@ -354,7 +414,28 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-@given(configs())
+@st.composite
+def stateful_configs(draw: st.DrawFn) -> ModelConfig:
+    config = draw(configs())
+    taken = {one.name for one in (*config.inputs, *config.outputs)}
+    names = draw(
+        st.lists(st.text(min_size=1, max_size=8).filter(lambda name: name not in taken), min_size=1, unique=True)
+    )
+    dims = st.lists(st.integers(1, 2**31 - 1), max_size=4).map(tuple)
+    sequences_max = draw(st.integers(1, 1 << 20))
+    return replace(
+        config,
+        states=tuple(StateConfig(name, name, draw(st.sampled_from(DataType)), draw(dims)) for name in names),
+        sequence_idle_us=draw(st.integers(1, 3_600_000_000)),
+        sequences_max=sequences_max,
+        queue_max=sequences_max,
+        default_timeout_us=0,
+        priority_levels=0,
+        default_priority_level=0,
+    )
+
+
+@given(configs() | stateful_configs())
 def test_rendered_configuration_is_read_back(config: ModelConfig) -> None:
     assert parse_config(render_config(config), folder=config.name) == config
 
