@@ -78,6 +78,9 @@ class AsyncClient:
         budget_s: float | None = None,
         cache: SimilarFrame | None = None,
         allow: Sequence[Fallback] = (),
+        sequence_id: str = "",
+        sequence_start: bool = False,
+        sequence_end: bool = False,
     ) -> Prediction:
         """Returns the model's answer; see `Client.predict`."""
         request = Request(
@@ -92,6 +95,9 @@ class AsyncClient:
             budget_s=budget_s,
             cache=cache,
             allow=tuple(allow),
+            sequence_id=sequence_id,
+            sequence_start=sequence_start,
+            sequence_end=sequence_end,
         )
         return await self.send(request, deadline_s=deadline_s)
 
@@ -107,7 +113,7 @@ class AsyncClient:
                 reply = await self._call(self._predict, data, left_s)
                 break
             except StarlingError as error:
-                wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic())
+                wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic(), bool(request.sequence_id))
                 if wait_s is None:
                     raise
             await asyncio.sleep(wait_s)
@@ -204,10 +210,10 @@ class AsyncClient:
         retry = "" if self._retry is None else f" {self._retry}"
         return f"<AsyncClient {self._target}{retry}>"
 
-    def _get_wait_s(self, error: StarlingError, attempt: int, left_s: float) -> float | None:
+    def _get_wait_s(self, error: StarlingError, attempt: int, left_s: float, is_step: bool) -> float | None:
         if self._retry is None:
             return None
-        return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng)
+        return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng, is_step=is_step)
 
     def _translate(self, error: grpc.RpcError, deadline_s: float) -> StarlingError:
         return translate_rpc_error(error, target=self._target, deadline_s=deadline_s)

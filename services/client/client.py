@@ -82,6 +82,9 @@ class Client:
         budget_s: float | None = None,
         cache: SimilarFrame | None = None,
         allow: Sequence[Fallback] = (),
+        sequence_id: str = "",
+        sequence_start: bool = False,
+        sequence_end: bool = False,
     ) -> Prediction:
         """Returns the model's answer.
 
@@ -98,6 +101,9 @@ class Client:
             budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
             cache: when the answer to an earlier frame of the stream will do; None means: never.
             allow: what else will do, best first: names of smaller models, `SimilarFrame`, `LastValue`; at most 4.
+            sequence_id: sequence whose state it goes on with, for a model that keeps state, such as one microphone.
+            sequence_start: whether it is the first step; the state begins with zeros.
+            sequence_end: whether it is the last step; the state is freed with the answer.
 
         Raises:
             StarlingError: a subclass says what went wrong, see `services.client.errors`.
@@ -114,6 +120,9 @@ class Client:
             budget_s=budget_s,
             cache=cache,
             allow=tuple(allow),
+            sequence_id=sequence_id,
+            sequence_start=sequence_start,
+            sequence_end=sequence_end,
         )
         return self.send(request, deadline_s=deadline_s)
 
@@ -129,7 +138,7 @@ class Client:
                 reply = self._call(self._predict, data, left_s)
                 break
             except StarlingError as error:
-                wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic())
+                wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic(), bool(request.sequence_id))
                 if wait_s is None:
                     raise
             time.sleep(wait_s)
@@ -201,10 +210,10 @@ class Client:
         retry = "" if self._retry is None else f" {self._retry}"
         return f"<Client {self._target}{retry}>"
 
-    def _get_wait_s(self, error: StarlingError, attempt: int, left_s: float) -> float | None:
+    def _get_wait_s(self, error: StarlingError, attempt: int, left_s: float, is_step: bool) -> float | None:
         if self._retry is None:
             return None
-        return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng)
+        return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng, is_step=is_step)
 
     def _call(self, method: Any, request: object, deadline_s: float) -> Any:
         """Returns the reply of one unary call.

@@ -93,6 +93,9 @@ def _encode_head(request: Request) -> bytes:
             budget=budget,
             cache=None if request.cache is None else encode_policy(request.cache),
             allow=map(encode_fallback, request.allow),
+            sequence_id=request.sequence_id,
+            sequence_start=request.sequence_start,
+            sequence_end=request.sequence_end,
         )
         return head.SerializeToString()
     except (TypeError, ValueError) as error:

@@ -65,6 +65,15 @@ class InvalidInput(StarlingError):
     default_reason = "INVALID_INPUT"
 
 
+class SequenceNotFound(InvalidInput):
+    """The node keeps no state for this sequence: it ended, was idle for too long, or is another node's.
+
+    Send its first step again, with `sequence_start`.
+    """
+
+    default_reason = "SEQUENCE_NOT_FOUND"
+
+
 class NotFound(StarlingError):
     """Something that the request names does not exist."""
 
@@ -117,6 +126,12 @@ class DeadlineUnmeetable(ResourceExhausted):
             if text.isdecimal() and text.isascii():
                 return int(text[:_DIGITS_MAX]) / 1e6
         return None
+
+
+class SequencesFull(ResourceExhausted):
+    """The node keeps the state of as many sequences as it may; `retry_delay_s` says when one may be forgotten."""
+
+    default_reason = "SEQUENCES_FULL"
 
 
 class Superseded(StarlingError):

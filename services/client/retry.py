@@ -13,7 +13,8 @@ class RetryPolicy:
     """Tries again within the call's deadline, no sooner than the node asked for.
 
     Only refusals are tried again: those that carry a retry delay, and an unreachable target.
-    Predictions change nothing on the node, so a second one does no harm. A superseded frame is never
+    Predictions change nothing on the node, so a second one does no harm; a step of a sequence is sent again only when
+    the node says that it did not run. A superseded frame is never
     sent again; one whose deadline the node could not meet only while the time that it needs is left.
 
     Attributes:
@@ -37,7 +38,9 @@ class RetryPolicy:
         if not 0 < self.backoff_s <= self.backoff_s_max:
             raise ValueError(f"backoff_s is {self.backoff_s}; expected above 0 and at most {self.backoff_s_max}")
 
-    def get_wait_s(self, error: StarlingError, *, attempt: int, left_s: float, rng: Random) -> float | None:
+    def get_wait_s(
+        self, error: StarlingError, *, attempt: int, left_s: float, rng: Random, is_step: bool = False
+    ) -> float | None:
         """Returns how long to wait before the next try, or None to give up.
 
         Args:
@@ -45,12 +48,15 @@ class RetryPolicy:
             attempt: number of that try, 1 and up.
             left_s: seconds until the deadline.
             rng: spreads the waits, so that a fleet does not come back all at once.
+            is_step: whether the request is a step of a sequence, which must not be taken twice.
         """
         asked_s = error.retry_delay_s
         if attempt >= self.attempts_max or isinstance(error, Superseded):
             return None
         if asked_s is None and not isinstance(error, Unavailable):
             return None
+        if is_step and not error.reason:
+            return None  # nobody said that it did not run: the answer may have been lost
         needed_s = (error.needed_s or 0.0) if isinstance(error, DeadlineUnmeetable) else 0.0
         backoff_s = min(self.backoff_s_max, self.backoff_s * 2 ** (attempt - 1))
         wait_s = max(asked_s or 0.0, backoff_s) + rng.uniform(0.0, backoff_s / 2)

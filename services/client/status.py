@@ -24,6 +24,8 @@ _BY_REASON: dict[str, type[StarlingError]] = {
         errors.ModelNotReady,
         errors.QueueFull,
         errors.DeadlineUnmeetable,
+        errors.SequenceNotFound,
+        errors.SequencesFull,
         errors.Superseded,
         errors.DeadlineExceeded,
         errors.Draining,

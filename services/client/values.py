@@ -31,6 +31,9 @@ class Request:
         budget_s: seconds the answer may take from arrival at the node; None means: the deadline.
         cache: when the answer to an earlier frame of the stream will do; None means: never.
         allow: what else will do, best first, when the model cannot answer in time; at most 4.
+        sequence_id: sequence whose state it goes on with, for a model that keeps state.
+        sequence_start: whether it is the first step; the state begins with zeros.
+        sequence_end: whether it is the last step; the state is freed with the answer.
     """
 
     model: str
@@ -44,6 +47,9 @@ class Request:
     budget_s: float | None = None
     cache: SimilarFrame | None = None
     allow: tuple[Fallback, ...] = ()
+    sequence_id: str = ""
+    sequence_start: bool = False
+    sequence_end: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

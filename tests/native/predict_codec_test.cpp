@@ -45,6 +45,9 @@ TEST(PredictCodec, ReadsEveryField) {
   wire::Writer last;
   last.message(3, budget);
   writer.message(11, last);
+  writer.text(12, "microphone-1");
+  writer.varint(13, 1);
+  writer.varint(14, 1);
   writer.text(99, "a field of a later version");
   const auto bytes = writer.str();
   PredictRequestView view;
@@ -58,6 +61,9 @@ TEST(PredictCodec, ReadsEveryField) {
   EXPECT_EQ(view.output_names, std::vector<std::string>{"boxes"});
   EXPECT_EQ(view.stream_id, "cam-3");
   EXPECT_EQ(view.sequence, 42);
+  EXPECT_EQ(view.sequence_id, "microphone-1");
+  EXPECT_TRUE(view.sequence_start);
+  EXPECT_TRUE(view.sequence_end);
   EXPECT_EQ(view.priority, 2);
   EXPECT_EQ(view.budget_us, 1'500'000);
   ASSERT_TRUE(view.cache);
@@ -104,6 +110,9 @@ TEST(PredictCodec, SaysWhichFieldIsWrong) {
   auto long_id = named();
   long_id.text(3, std::string(129, 'a'));
   EXPECT_NE(refusal(long_id).find("128 bytes"), std::string::npos);
+  auto nameless = named();
+  nameless.varint(13, 1);
+  EXPECT_NE(refusal(nameless).find("without sequence_id; name the sequence"), std::string::npos);
   auto no_type = named();
   no_type.message(4, tensor("x", 0, {1}, "a"));
   EXPECT_NE(refusal(no_type).find("data_type"), std::string::npos);

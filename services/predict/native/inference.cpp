@@ -10,6 +10,7 @@ bool may_degrade(Reason reason) noexcept {
   switch (reason) {
     case Reason::kDeadlineUnmeetable:
     case Reason::kQueueFull:
+    case Reason::kSequencesFull:
     case Reason::kModelNotFound:
     case Reason::kModelNotReady:
     case Reason::kEngineFailed:
@@ -49,6 +50,9 @@ void Inference::start(Status parsed, PredictRequestView&& view, std::string paye
   tenant = std::move(payer);
   stream_id = view_.stream_id;
   sequence = view_.sequence;
+  sequence_id = view_.sequence_id;
+  sequence_start = view_.sequence_start;
+  sequence_end = view_.sequence_end;
   if (view_.budget_us) {
     // A budget beyond an hour is no bound, and must not overflow the clock.
     const auto budget = std::min<std::int64_t>(*view_.budget_us, std::int64_t{3600} * 1'000'000);
@@ -110,9 +114,10 @@ void Inference::next_alternative(Status why) {
 // The frame cache compares pictures: one UINT8 [1, height, width, 3] input and a stream to compare within.
 bool Inference::is_frame_model(const Model& candidate) const {
   const auto& specs = candidate.config().signature.inputs;
-  return !stream_id.empty() && specs.size() == 1 && inputs.size() == 1 && inputs[0].name == specs[0].name &&
-         specs[0].data_type == DataType::kUint8 && inputs[0].data_type == DataType::kUint8 &&
-         inputs[0].shape.size() == 4 && inputs[0].shape[0] == 1 && inputs[0].shape[3] == 3;
+  return !candidate.config().is_stateful() && !stream_id.empty() && specs.size() == 1 && inputs.size() == 1 &&
+         inputs[0].name == specs[0].name && specs[0].data_type == DataType::kUint8 &&
+         inputs[0].data_type == DataType::kUint8 && inputs[0].shape.size() == 4 && inputs[0].shape[0] == 1 &&
+         inputs[0].shape[3] == 3;
 }
 
 bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view degraded_to) {

@@ -168,6 +168,9 @@ Status check(const PredictRequestView& request) {
             0,
             {}};
   }
+  if (request.sequence_id.empty() && (request.sequence_start || request.sequence_end)) {
+    return {Reason::kInvalidInput, "sequence_start or sequence_end without sequence_id; name the sequence", 0, {}};
+  }
   return {};
 }
 
@@ -216,6 +219,11 @@ Status parse_fields(Reader& in, PredictRequestView& out) {
       if (!parse_alternative(in, out.allow.emplace_back())) {
         return bad_field("allow", "one of model_name, cached and last_value, the last two with a time above 0");
       }
+    } else if (tag.field == 12 && is_bytes) {
+      if (!in.text(out.sequence_id, kIdMax)) return bad_field("sequence_id", "UTF-8 of at most 128 bytes");
+    } else if ((tag.field == 13 || tag.field == 14) && is_varint) {
+      if (!in.varint(value)) return bad_field(tag.field == 13 ? "sequence_start" : "sequence_end", "true or false");
+      (tag.field == 13 ? out.sequence_start : out.sequence_end) = value != 0;
     } else if (!in.skip(tag.type)) {
       return malformed("field " + std::to_string(tag.field) + " runs over the end of the message");
     }

@@ -35,6 +35,9 @@ struct PredictRequestView {
   std::optional<std::int64_t> budget_us;
   std::optional<CachePolicy> cache;
   std::vector<Alternative> allow;
+  std::string sequence_id;
+  bool sequence_start = false;
+  bool sequence_end = false;
 };
 
 inline constexpr std::size_t kNameMax = 256;

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from starling.tensor.v1 import tensor_pb2 as starling_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)starling/predict/v1/predict_service.proto\x12\x13starling.predict.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fstarling/tensor/v1/tensor.proto\"\xda\x02\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12*\n\x06inputs\x18\x04 \x03(\x0b\x32\x1a.starling.tensor.v1.Tensor\x12\x14\n\x0coutput_names\x18\x05 \x03(\t\x12\x11\n\tstream_id\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12)\n\x06\x62udget\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32%.starling.predict.v1.FrameCachePolicy\x12/\n\x05\x61llow\x18\x0b \x03(\x0b\x32 .starling.predict.v1.Alternative\"t\n\x10\x46rameCachePolicy\x12\x30\n\rmax_staleness\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0emin_similarity\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_similarity\"\x97\x01\n\x0b\x41lternative\x12\x14\n\nmodel_name\x18\x01 \x01(\tH\x00\x12\x37\n\x06\x63\x61\x63hed\x18\x02 \x01(\x0b\x32%.starling.predict.v1.FrameCachePolicyH\x00\x12/\n\nlast_value\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x08\n\x06\x63hoice\"\x8b\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\x07outputs\x18\x04 \x03(\x0b\x32\x1a.starling.tensor.v1.Tensor\x12\x0c\n\x04node\x18\x05 \x01(\t\x12+\n\x06timing\x18\x06 \x01(\x0b\x32\x1b.starling.predict.v1.Timing\x12\x12\n\nfrom_cache\x18\x07 \x01(\x08\x12\x12\n\nsimilarity\x18\x08 \x01(\x02\x12\x14\n\x0cstaleness_ms\x18\t \x01(\x03\x12\x13\n\x0b\x64\x65graded_to\x18\n \x01(\t\"\x93\x01\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x12\n\ncompute_us\x18\x02 \x01(\x03\x12\x10\n\x08total_us\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x15\n\rbatch_wait_us\x18\x05 \x01(\x03\x12\x14\n\x0cpredicted_us\x18\x06 \x01(\x03\x12\x10\n\x08slack_us\x18\x07 \x01(\x03\"L\n\x14PredictStreamRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.starling.predict.v1.PredictRequest\"\x8f\x01\n\x15PredictStreamResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.starling.predict.v1.PredictResponseH\x00\x12\x32\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.starling.predict.v1.PredictErrorH\x00\x42\x08\n\x06result\"\xec\x01\n\x0cPredictError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12;\n\x05\x66\x61\x63ts\x18\x06 \x03(\x0b\x32,.starling.predict.v1.PredictError.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd2\x01\n\x0ePredictService\x12T\n\x07Predict\x12#.starling.predict.v1.PredictRequest\x1a$.starling.predict.v1.PredictResponse\x12j\n\rPredictStream\x12).starling.predict.v1.PredictStreamRequest\x1a*.starling.predict.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)starling/predict/v1/predict_service.proto\x12\x13starling.predict.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fstarling/tensor/v1/tensor.proto\"\x9d\x03\n\x0ePredictRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12*\n\x06inputs\x18\x04 \x03(\x0b\x32\x1a.starling.tensor.v1.Tensor\x12\x14\n\x0coutput_names\x18\x05 \x03(\t\x12\x11\n\tstream_id\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12)\n\x06\x62udget\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32%.starling.predict.v1.FrameCachePolicy\x12/\n\x05\x61llow\x18\x0b \x03(\x0b\x32 .starling.predict.v1.Alternative\x12\x13\n\x0bsequence_id\x18\x0c \x01(\t\x12\x16\n\x0esequence_start\x18\r \x01(\x08\x12\x14\n\x0csequence_end\x18\x0e \x01(\x08\"t\n\x10\x46rameCachePolicy\x12\x30\n\rmax_staleness\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0emin_similarity\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_min_similarity\"\x97\x01\n\x0b\x41lternative\x12\x14\n\nmodel_name\x18\x01 \x01(\tH\x00\x12\x37\n\x06\x63\x61\x63hed\x18\x02 \x01(\x0b\x32%.starling.predict.v1.FrameCachePolicyH\x00\x12/\n\nlast_value\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x08\n\x06\x63hoice\"\x8b\x02\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12+\n\x07outputs\x18\x04 \x03(\x0b\x32\x1a.starling.tensor.v1.Tensor\x12\x0c\n\x04node\x18\x05 \x01(\t\x12+\n\x06timing\x18\x06 \x01(\x0b\x32\x1b.starling.predict.v1.Timing\x12\x12\n\nfrom_cache\x18\x07 \x01(\x08\x12\x12\n\nsimilarity\x18\x08 \x01(\x02\x12\x14\n\x0cstaleness_ms\x18\t \x01(\x03\x12\x13\n\x0b\x64\x65graded_to\x18\n \x01(\t\"\x93\x01\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x03\x12\x12\n\ncompute_us\x18\x02 \x01(\x03\x12\x10\n\x08total_us\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x15\n\rbatch_wait_us\x18\x05 \x01(\x03\x12\x14\n\x0cpredicted_us\x18\x06 \x01(\x03\x12\x10\n\x08slack_us\x18\x07 \x01(\x03\"L\n\x14PredictStreamRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.starling.predict.v1.PredictRequest\"\x8f\x01\n\x15PredictStreamResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.starling.predict.v1.PredictResponseH\x00\x12\x32\n\x05\x65rror\x18\x02 \x01(\x0b\x32!.starling.predict.v1.PredictErrorH\x00\x42\x08\n\x06result\"\xec\x01\n\x0cPredictError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12;\n\x05\x66\x61\x63ts\x18\x06 \x03(\x0b\x32,.starling.predict.v1.PredictError.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd2\x01\n\x0ePredictService\x12T\n\x07Predict\x12#.starling.predict.v1.PredictRequest\x1a$.starling.predict.v1.PredictResponse\x12j\n\rPredictStream\x12).starling.predict.v1.PredictStreamRequest\x1a*.starling.predict.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTERROR_FACTSENTRY']._loaded_options = None
   _globals['_PREDICTERROR_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTREQUEST']._serialized_start=132
-  _globals['_PREDICTREQUEST']._serialized_end=478
-  _globals['_FRAMECACHEPOLICY']._serialized_start=480
-  _globals['_FRAMECACHEPOLICY']._serialized_end=596
-  _globals['_ALTERNATIVE']._serialized_start=599
-  _globals['_ALTERNATIVE']._serialized_end=750
-  _globals['_PREDICTRESPONSE']._serialized_start=753
-  _globals['_PREDICTRESPONSE']._serialized_end=1020
-  _globals['_TIMING']._serialized_start=1023
-  _globals['_TIMING']._serialized_end=1170
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=1172
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1248
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1251
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1394
-  _globals['_PREDICTERROR']._serialized_start=1397
-  _globals['_PREDICTERROR']._serialized_end=1633
-  _globals['_PREDICTERROR_FACTSENTRY']._serialized_start=1589
-  _globals['_PREDICTERROR_FACTSENTRY']._serialized_end=1633
-  _globals['_PREDICTSERVICE']._serialized_start=1636
-  _globals['_PREDICTSERVICE']._serialized_end=1846
+  _globals['_PREDICTREQUEST']._serialized_end=545
+  _globals['_FRAMECACHEPOLICY']._serialized_start=547
+  _globals['_FRAMECACHEPOLICY']._serialized_end=663
+  _globals['_ALTERNATIVE']._serialized_start=666
+  _globals['_ALTERNATIVE']._serialized_end=817
+  _globals['_PREDICTRESPONSE']._serialized_start=820
+  _globals['_PREDICTRESPONSE']._serialized_end=1087
+  _globals['_TIMING']._serialized_start=1090
+  _globals['_TIMING']._serialized_end=1237
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=1239
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1315
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1318
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1461
+  _globals['_PREDICTERROR']._serialized_start=1464
+  _globals['_PREDICTERROR']._serialized_end=1700
+  _globals['_PREDICTERROR_FACTSENTRY']._serialized_start=1656
+  _globals['_PREDICTERROR_FACTSENTRY']._serialized_end=1700
+  _globals['_PREDICTSERVICE']._serialized_start=1703
+  _globals['_PREDICTSERVICE']._serialized_end=1913
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,9 @@ class PredictRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     ALLOW_FIELD_NUMBER: _builtins.int
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_START_FIELD_NUMBER: _builtins.int
+    SEQUENCE_END_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model name as in the repository. Required."""
     model_version: _builtins.int
@@ -51,6 +54,15 @@ class PredictRequest(_message.Message):
     """Position in the stream, growing with time; read only with `stream_id`."""
     priority: _builtins.int
     """Scheduling class, 0 (default) to 3; a larger number is more urgent."""
+    sequence_id: _builtins.str
+    """Sequence whose state the request goes on with, for a model that keeps state; at most 128 bytes. Required by such a
+    model, ignored by others. Each tenant has its own names. Steps of one sequence run one after the other, in the
+    order in which they arrive; the state advances only when a step is answered. See engines/README.md.
+    """
+    sequence_start: _builtins.bool
+    """Whether this is the first step: the state begins with zeros, and a sequence of this name is forgotten."""
+    sequence_end: _builtins.bool
+    """Whether this is the last step: when it is answered the state is freed."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]:
         """Every input of the model's signature, once each, in any order. Dimension 0 is the batch and equal in all."""
@@ -87,10 +99,13 @@ class PredictRequest(_message.Message):
         budget: _duration_pb2.Duration | None = ...,
         cache: Global___FrameCachePolicy | None = ...,
         allow: _abc.Iterable[Global___Alternative] | None = ...,
+        sequence_id: _builtins.str = ...,
+        sequence_start: _builtins.bool = ...,
+        sequence_end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "budget", b"budget", "cache", b"cache", "inputs", b"inputs", "model_name", b"model_name", "model_version", b"model_version", "output_names", b"output_names", "priority", b"priority", "request_id", b"request_id", "sequence", b"sequence", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "budget", b"budget", "cache", b"cache", "inputs", b"inputs", "model_name", b"model_name", "model_version", b"model_version", "output_names", b"output_names", "priority", b"priority", "request_id", b"request_id", "sequence", b"sequence", "sequence_end", b"sequence_end", "sequence_id", b"sequence_id", "sequence_start", b"sequence_start", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,8 @@ class PredictServiceStub:
     """Answers inference requests. Both methods are served without Python on the path.
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
-    `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
+    `INVALID_INPUT` (INVALID_ARGUMENT), `SEQUENCE_NOT_FOUND` (INVALID_ARGUMENT: no state is kept under this sequence_id;
+    begin it again), `SEQUENCES_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
@@ -52,7 +53,8 @@ class PredictServiceAsyncStub(PredictServiceStub):
     """Answers inference requests. Both methods are served without Python on the path.
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
-    `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
+    `INVALID_INPUT` (INVALID_ARGUMENT), `SEQUENCE_NOT_FOUND` (INVALID_ARGUMENT: no state is kept under this sequence_id;
+    begin it again), `SEQUENCES_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
@@ -70,7 +72,8 @@ class PredictServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers inference requests. Both methods are served without Python on the path.
 
     Errors carry google.rpc.ErrorInfo with domain `starling` and one of these reasons:
-    `INVALID_INPUT` (INVALID_ARGUMENT), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
+    `INVALID_INPUT` (INVALID_ARGUMENT), `SEQUENCE_NOT_FOUND` (INVALID_ARGUMENT: no state is kept under this sequence_id;
+    begin it again), `SEQUENCES_FULL` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `MODEL_NOT_FOUND` (NOT_FOUND), `MODEL_NOT_READY` (FAILED_PRECONDITION),
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
