@@ -20,9 +20,12 @@ from engines.assets.packages import (
     NANODET_WEIGHTS,
     PEDESTRIAN_VIDEO,
     RAPTOR_CHECKPOINT,
+    SILERO_GRAPH,
+    SPEECH,
     Member,
 )
 from engines.assets.raptor import make_raptor
+from engines.assets.silero import make_silero
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,13 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
                 make_raptor,
             ),
             Asset(
+                "silero-vad",
+                "hears whether somebody speaks: 32 ms of sound a step, its state is kept by the node; FP32",
+                "MIT",
+                (SILERO_GRAPH, *SPEECH),
+                make_silero,
+            ),
+            Asset(
                 "vtest",
                 "pedestrians and cars from above, 795 frames of 768x576",
                 "Apache-2.0 AND BSD-3-Clause",
@@ -98,7 +108,7 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
 )
 
 # Known and researched, but without a recipe yet.
-PLANNED = ("ga3c-cadrl", "minilm", "silero-vad")
+PLANNED = ("ga3c-cadrl", "minilm")
 
 
 def find_asset(name: str, catalogue: Mapping[str, Asset] = CATALOGUE) -> Asset:

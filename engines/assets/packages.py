@@ -84,6 +84,20 @@ FOUNDATION_POLICY = Package(
     112_323,
     source=True,
 )
+SILERO = Package(
+    Registry.PYPI,
+    "silero-vad",
+    "6.2.3",
+    "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    11_317_527,
+)
+ALSA_UTILS = Package(
+    Registry.DEBIAN,
+    "alsa-utils",
+    "1.2.8-1",
+    "fb24eb1a318228b974efbef726190dd90c6106a208814a3ee8f5d69b91ee0ba4",
+    1_097_864,
+)
 
 _EXAMPLES = "usr/share/doc/opencv-doc/examples/data"
 
@@ -126,6 +140,24 @@ RAPTOR_CHECKPOINT = Member(
     FOUNDATION_POLICY,
     "foundation_policy-1.0.2/foundation_policy/blob/checkpoint.h5",
     "db11f14ca2a8547f646d9baa57ccceaaff00b1be1c751b632641f514972355c5",
+)
+
+SILERO_GRAPH = Member(
+    SILERO,
+    "silero_vad/data/silero_vad.onnx",
+    "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
+)
+
+# A voice says where a loudspeaker is; one is noise. Only listened to, never published.
+SPEECH = tuple(
+    Member(ALSA_UTILS, f"usr/share/sounds/alsa/{name}.wav", digest)
+    for name, digest in (
+        ("Front_Center", "0d61518bcd3f13b0c709a5298e939caf698b80d31d71d50475365ee0e5536cc9"),
+        ("Front_Left", "9f97e8458785da2f0aa0ec60bf9cc81520cbf80a4683e83eca9cb5f2958e9fef"),
+        ("Noise", "0d897df3862192ea078efc1dd8fdc4f51fae9e93d3ed4c15e049829b0386729e"),
+        ("Rear_Center", "9343207e3298813fdc4d26b7948e15a38533c37a9f232c3eff809b565398b330"),
+        ("Side_Left", "03dc7c641d7825417d2a261831715e945e95d87343fb037db910e7ce4f87a2a1"),
+    )
 )
 
 # Photographs of many kinds, in an order that spreads the kinds over calibration and measurement.
