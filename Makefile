@@ -64,7 +64,7 @@ types: build  ## check types
 	@$(BIN)/mypy
 
 test: build lint types test-sanitizers  ## every test, with the set-up it needs
-	@$(BIN)/starling models pull nanodet nanodet-small efficientnet-lite0 raptor vtest
+	@$(BIN)/starling models pull nanodet nanodet-small efficientnet-lite0 raptor silero-vad vtest
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: build  ## unit tests only

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engines import DataType, ModelConfig, Postprocess, Release, Repository, TensorConfig
+from engines import DataType, ModelConfig, Postprocess, Release, Repository, StateConfig, TensorConfig
 
 _OPSET = helper.make_opsetid("", 17)
 _IR_VERSION = 9  # what OpenVINO and ONNX Runtime of the last years read
@@ -63,6 +63,42 @@ def build_plus_one() -> bytes:
         "plus_one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    return _serialize(graph)
+
+
+def accumulator(name: str, *, idle_us: int = 60_000_000, sequences_max: int = 64) -> ModelConfig:
+    """Returns the configuration of `build_accumulator`: its state h is kept for each sequence."""
+    return ModelConfig(
+        name=name,
+        backend="openvino",
+        max_batch_size=4,
+        inputs=(TensorConfig("x0", DataType.FP32, (1,)),),
+        outputs=(TensorConfig("y0", DataType.FP32, (1,)),),
+        preferred_batch_sizes=(2,),
+        queue_max=sequences_max,
+        states=(StateConfig("h", "h_out", DataType.FP32, (1,)),),
+        sequence_idle_us=idle_us,
+        sequences_max=sequences_max,
+    )
+
+
+def build_accumulator() -> bytes:
+    """Returns ONNX for y0 = h + x0 and h_out = 2 h + x0 + 1."""
+    tensors = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1])
+        for name in ("x0", "h", "y0", "h_out")
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["h", "x0"], ["y0"]),
+            helper.make_node("Add", ["h", "y0"], ["twice"]),
+            helper.make_node("Add", ["twice", "one"], ["h_out"]),
+        ],
+        "accumulator",
+        [tensors["x0"], tensors["h"]],
+        [tensors["y0"], tensors["h_out"]],
         [numpy_helper.from_array(np.ones(1, np.float32), "one")],
     )
     return _serialize(graph)
