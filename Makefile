@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 STAMPS := build/.stamps
-NATIVE := $(shell find engines/core services/predict/native -type f) pyproject.toml
+NATIVE := $(shell find engines/core services/predict/native mesh/testbed/native -type f) pyproject.toml
 ARGS ?=
 
 # SANITIZE=address|thread selects the build of the native tests.
@@ -49,7 +49,7 @@ stubs: build  ## write the typed stubs of the native modules
 	@$(BIN)/python -m nanobind.stubgen -q -m engines._core -o engines/_core.pyi
 	@$(BIN)/python -m nanobind.stubgen -q -m services.predict._dataplane -o services/predict/_dataplane.pyi
 
-CPP := $(shell find engines/core services/predict/native tests/native -name '*.cpp' -o -name '*.h')
+CPP := $(shell find engines/core services/predict/native mesh/testbed/native tests/native -name '*.cpp' -o -name '*.h')
 
 fmt: setup  ## format Python, C++ and protos
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; $(BIN)/clang-format -i $(CPP) ; $(BIN)/buf format -w protos

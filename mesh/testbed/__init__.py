@@ -1,0 +1,1 @@
+"""Several hosts on one machine, joined by links whose delay, jitter, loss and rate can change."""
