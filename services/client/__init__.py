@@ -20,17 +20,20 @@ from .errors import (
     ModelNotFound,
     ModelNotReady,
     NotFound,
+    PermissionDenied,
     QueueFull,
     ResourceExhausted,
     SequenceNotFound,
     SequencesFull,
     StarlingError,
     Superseded,
+    Unauthenticated,
     Unavailable,
 )
 from .fallback import Fallback, LastValue, SimilarFrame
 from .models import BucketTiming, ModelInfo, ModelState, TensorInfo
 from .retry import RetryPolicy
+from .tls import Tls
 from .values import Array, Prediction, PredictionError, Request
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "ModelNotReady",
     "ModelState",
     "NotFound",
+    "PermissionDenied",
     "Prediction",
     "PredictionError",
     "QueueFull",
@@ -67,5 +71,7 @@ __all__ = [
     "StarlingError",
     "Superseded",
     "TensorInfo",
+    "Tls",
+    "Unauthenticated",
     "Unavailable",
 ]

@@ -15,10 +15,12 @@ from starling.predict.v1 import model_service_pb2 as pb
 from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .channel import (
-    CHANNEL_OPTIONS,
     PREDICT,
     PREDICT_STREAM,
+    add_authorization,
     build_metadata,
+    build_options,
+    check_credentials,
     check_deadline,
     check_target,
     pass_bytes,
@@ -30,6 +32,7 @@ from .models import ModelInfo, read_model
 from .retry import RetryPolicy
 from .status import translate_rpc_error
 from .stream import lost_while_writing, run_stream
+from .tls import Tls
 from .values import Array, Prediction, PredictionError, Request
 
 
@@ -48,17 +51,21 @@ class AsyncClient:
         *,
         agent_id: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         """Prepares the connection; nothing is sent yet. Arguments and errors as for `Client`."""
         self._target = check_target(target)
         self._metadata = build_metadata(agent_id)
+        self._tls = tls
         self._retry = retry
         self._rng = Random()
-        if credentials is None:
-            self._channel: Any = grpc.aio.insecure_channel(self._target, CHANNEL_OPTIONS)
+        given = check_credentials(credentials, tls)
+        options = build_options(tls)
+        if given is None:
+            self._channel: Any = grpc.aio.insecure_channel(self._target, options)
         else:
-            self._channel = grpc.aio.secure_channel(self._target, credentials, CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(self._target, given, options)
         self._predict = self._channel.unary_unary(PREDICT, pass_bytes, pass_bytes)
         self._predict_stream = self._channel.stream_stream(PREDICT_STREAM, pass_bytes, pass_bytes)
         self._models: Any = ModelServiceStub(self._channel)
@@ -144,7 +151,7 @@ class AsyncClient:
         """
         limit_s = None if deadline_s is None else check_deadline(deadline_s)
         try:
-            call = self._predict_stream(timeout=limit_s, metadata=self._metadata)
+            call = self._predict_stream(timeout=limit_s, metadata=add_authorization(self._metadata, self._tls))
             answers = run_stream(call, requests, in_flight_max=in_flight_max)
             async with aclosing(answers):
                 async for answer in answers:
@@ -230,7 +237,7 @@ class AsyncClient:
         """
         deadline_s = check_deadline(deadline_s)
         try:
-            return await method(request, timeout=deadline_s, metadata=self._metadata)
+            return await method(request, timeout=deadline_s, metadata=add_authorization(self._metadata, self._tls))
         except grpc.RpcError as error:
             raise self._translate(error, deadline_s) from error
         except grpc.aio.UsageError as error:

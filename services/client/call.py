@@ -18,6 +18,7 @@ from .errors import InvalidInput, StarlingError
 from .models import ModelInfo
 from .report import build_json, find_top, get_labels, is_detector, print_prediction
 from .specs import read_inputs
+from .tls import Tls
 from .values import Array, Prediction
 
 _EXIT_REFUSED = 1
@@ -26,6 +27,7 @@ _ARRAYS, _DRAWABLE = ".npz", (".png", ".jpg", ".jpeg")
 _EPILOG = """examples:
   starling call nanodet --input frame=@photo.jpg --out result.png
   starling call raptor --input obs=zeros:1x22:fp32 --input h=zeros:1x16:fp32 --json
+  starling call nanodet --input frame=@photo.jpg --ca ca.crt --cert tls.crt --key tls.key --token-file acme.jwt
 """
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options.out).expanduser() if options.out else None
     try:
         _check_out(out)
-        with Client(options.target) as client:
+        with Client(options.target, tls=_read_tls(options)) as client:
             model = _find_model(client, options.model, options.version)
             inputs = read_inputs(options.input, model)
             prediction = client.predict(
@@ -79,8 +81,27 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--version", metavar="N", type=int, default=0, help="version of the model (default: the highest loaded)")
     add("--out", metavar="FILE", help=".png or .jpg: the picture with what was found; .npz: the arrays")
     add("--min-score", metavar="X", type=float, default=0.35, help="lowest score shown (default: %(default)g)")
+    add("--ca", metavar="FILE", help="authorities to trust, PEM; connects with TLS")
+    add("--cert", metavar="FILE", help="own certificate, PEM; connects with TLS")
+    add("--key", metavar="FILE", help="private key of the certificate, PEM")
+    add("--token-file", metavar="FILE", help="file with the token to send; connects with TLS")
+    add("--server-name", metavar="NAME", help="name that the server has to prove (default: the target's host)")
     add("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
+
+
+def _read_tls(options: argparse.Namespace) -> Tls | None:
+    """Returns how to connect securely; None when no flag asks for it."""
+    flags = (options.ca, options.cert, options.key, options.token_file, options.server_name)
+    if not any(flags):
+        return None
+    return Tls(
+        ca=options.ca,
+        cert=options.cert,
+        key=options.key,
+        token=options.token_file,
+        server_name=options.server_name or "",
+    )
 
 
 def _check_out(out: Path | None) -> None:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
+
 from .codec import MESSAGE_BYTES_MAX
 from .errors import InvalidInput
+from .tls import Tls
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -73,3 +76,30 @@ def build_metadata(agent_id: str) -> Metadata:
     if not (agent_id.isascii() and agent_id.isprintable() and agent_id == agent_id.strip()):
         raise InvalidInput(f"agent_id is {agent_id!r}; expected printable ASCII")
     return (("x-agent-id", agent_id),)
+
+
+def add_authorization(metadata: Metadata, tls: Tls | None) -> Metadata:
+    """Returns the headers of one call with its token.
+
+    Raises:
+        InvalidInput: the token cannot be read or sent.
+    """
+    return metadata if tls is None else (*metadata, *tls.build_authorization())
+
+
+def build_options(tls: Tls | None) -> tuple[tuple[str, Any], ...]:
+    """Returns the options of a channel."""
+    return CHANNEL_OPTIONS if tls is None else (*CHANNEL_OPTIONS, *tls.build_options())
+
+
+def check_credentials(credentials: grpc.ChannelCredentials | None, tls: Tls | None) -> grpc.ChannelCredentials | None:
+    """Returns what a channel is made with; None for plain text.
+
+    Raises:
+        InvalidInput: both are given, or a file cannot be used.
+    """
+    if tls is None:
+        return credentials
+    if credentials is not None:
+        raise InvalidInput("credentials and tls are both given; expected one of them")
+    return tls.read_credentials()

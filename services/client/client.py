@@ -13,9 +13,11 @@ from starling.predict.v1 import model_service_pb2 as pb
 from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .channel import (
-    CHANNEL_OPTIONS,
     PREDICT,
+    add_authorization,
     build_metadata,
+    build_options,
+    check_credentials,
     check_deadline,
     check_target,
     pass_bytes,
@@ -26,6 +28,7 @@ from .fallback import Fallback, SimilarFrame
 from .models import ModelInfo, read_model
 from .retry import RetryPolicy
 from .status import translate_rpc_error
+from .tls import Tls
 from .values import Array, Prediction, Request
 
 
@@ -42,6 +45,7 @@ class Client:
         *,
         agent_id: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         """Prepares the connection; nothing is sent yet.
@@ -49,20 +53,24 @@ class Client:
         Args:
             target: `HOST:PORT` of a gateway or a node, or any gRPC target.
             agent_id: who calls; the gateway sends calls of one agent to the same node if it can.
-            credentials: for TLS; plain text without them.
+            credentials: gRPC's own, for whatever `tls` does not cover; plain text without either.
+            tls: certificates to connect with, and the token to send.
             retry: when to try again; never without it.
 
         Raises:
-            InvalidInput: the target or the agent's id cannot be used.
+            InvalidInput: the target, the agent's id or a file of `tls` cannot be used.
         """
         self._target = check_target(target)
         self._metadata = build_metadata(agent_id)
+        self._tls = tls
         self._retry = retry
         self._rng = Random()
-        if credentials is None:
-            self._channel = grpc.insecure_channel(self._target, CHANNEL_OPTIONS)
+        given = check_credentials(credentials, tls)
+        options = build_options(tls)
+        if given is None:
+            self._channel = grpc.insecure_channel(self._target, options)
         else:
-            self._channel = grpc.secure_channel(self._target, credentials, CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(self._target, given, options)
         # Bytes in, bytes out: the codec decides about copies and about malformed replies.
         self._predict = self._channel.unary_unary(PREDICT, pass_bytes, pass_bytes)
         self._models = ModelServiceStub(self._channel)
@@ -223,7 +231,7 @@ class Client:
         """
         deadline_s = check_deadline(deadline_s)
         try:
-            return method(request, timeout=deadline_s, metadata=self._metadata)
+            return method(request, timeout=deadline_s, metadata=add_authorization(self._metadata, self._tls))
         except grpc.RpcError as error:
             raise translate_rpc_error(error, target=self._target, deadline_s=deadline_s) from error
         except ValueError as error:  # what grpcio raises on a closed channel

@@ -157,6 +157,18 @@ class Unavailable(StarlingError):
     status = "UNAVAILABLE"
 
 
+class Unauthenticated(StarlingError):
+    """The gateway does not know who calls: the token is missing, over, or not for it."""
+
+    status = "UNAUTHENTICATED"
+
+
+class PermissionDenied(StarlingError):
+    """The gateway knows who calls, and that they may not do this."""
+
+    status = "PERMISSION_DENIED"
+
+
 class Draining(Unavailable):
     """The node finishes its work and takes no more; another one will."""
 

@@ -40,6 +40,8 @@ _BY_STATUS: dict[str, type[StarlingError]] = {
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "UNAVAILABLE": errors.Unavailable,
     "CANCELLED": errors.Cancelled,
+    "UNAUTHENTICATED": errors.Unauthenticated,
+    "PERMISSION_DENIED": errors.PermissionDenied,
     "INTERNAL": errors.InternalError,
     "DATA_LOSS": errors.InternalError,
 }
