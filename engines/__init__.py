@@ -5,7 +5,7 @@ before it is built.
 """
 
 from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postprocess, StateConfig, TensorConfig
-from engines.config_render import render_config
+from engines.config_render import parameters_of, render_config
 from engines.config_text import parse_config, read_config
 from engines.errors import (
     CorruptModel,
@@ -55,6 +55,7 @@ __all__ = [
     "StateConfig",
     "Superseded",
     "TensorConfig",
+    "parameters_of",
     "parse_config",
     "read_config",
     "render_config",

@@ -18,6 +18,13 @@ def render_config(config: ModelConfig) -> str:
     ]
     if config.model_filename:
         lines.append(f"default_model_filename: {quote(config.model_filename)}")
+    for key, value in parameters_of(config).items():
+        lines.append(f"parameters {{ key: {quote(key)} value {{ string_value: {quote(value)} }} }}")
+    return "\n".join(lines) + "\n"
+
+
+def parameters_of(config: ModelConfig) -> dict[str, str]:
+    """Returns our own settings of a model as they stand in the `parameters` of its configuration."""
     parameters = {
         "threads": str(config.threads),
         "queue_bytes_max": str(config.queue_bytes_max),
@@ -37,9 +44,7 @@ def render_config(config: ModelConfig) -> str:
         parameters["identity_delay_us"] = str(config.identity_delay_us)
     if config.identity_fail_every:
         parameters["identity_fail_every"] = str(config.identity_fail_every)
-    for key, value in parameters.items():
-        lines.append(f'parameters {{ key: "starling.{key}" value {{ string_value: {quote(value)} }} }}')
-    return "\n".join(lines) + "\n"
+    return {f"starling.{key}": value for key, value in parameters.items()}
 
 
 def _render_versions(config: ModelConfig) -> str:

@@ -369,7 +369,13 @@ void Model::finish(int index, const std::string& error) {
   const auto started = slot.started;
   const auto run_us = microseconds_between(started, ended);
   const auto idle_us = microseconds_between(slot.free_since, started);
-  if (failure.empty()) bucket_stats_[slot.bucket]->run.record(run_us);
+  if (failure.empty()) {
+    auto& bucket = *bucket_stats_[slot.bucket];
+    bucket.run.record(run_us);
+    bucket.served.fetch_add(1, std::memory_order_relaxed);
+    bucket.served_us.fetch_add(static_cast<std::uint64_t>(run_us), std::memory_order_relaxed);
+    stats_.last_answer_us.store(ended.time_since_epoch() / microseconds(1), std::memory_order_relaxed);
+  }
   {
     // The next batch may start while these answers are written.
     const std::lock_guard lock(mutex_);
@@ -428,6 +434,10 @@ void Model::answer(Request& request, Result&& result) {
   timing.predicted_us = request.predicted_us;
   timing.slack_us = request.deadline == TimePoint::max() ? 0 : microseconds_between(now, request.deadline);
   stats_.finished[static_cast<std::size_t>(result.status.reason)].fetch_add(1, std::memory_order_relaxed);
+  if (!result.status.ok()) {
+    stats_.failed_us.fetch_add(static_cast<std::uint64_t>(std::max<std::int64_t>(timing.total_us, 0)),
+                               std::memory_order_relaxed);
+  }
   auto& of_class = stats_.classes[std::clamp<std::size_t>(request.priority, 0, Scheduler::kClasses - 1)];
   if (result.status.ok()) {
     stats_.total.record(timing.total_us);
@@ -439,6 +449,13 @@ void Model::answer(Request& request, Result&& result) {
     of_class.missed.fetch_add(1, std::memory_order_relaxed);
   }
   request.complete(std::move(result));
+}
+
+void Model::count_cache_hit(std::int64_t took_us) noexcept {
+  stats_.cache_hits.fetch_add(1, std::memory_order_relaxed);
+  stats_.cache_hit_us.fetch_add(static_cast<std::uint64_t>(std::max<std::int64_t>(took_us, 0)),
+                                std::memory_order_relaxed);
+  stats_.last_answer_us.store(Clock::now().time_since_epoch() / microseconds(1), std::memory_order_relaxed);
 }
 
 void Model::refuse(Request& request, Status status) {

@@ -25,6 +25,11 @@ struct ModelStats {
   std::atomic<std::uint64_t> executions{0};
   std::atomic<std::uint64_t> expired_executed{0};  // requests past their deadline when the engine started: stays 0
   std::atomic<std::uint64_t> hung{0};              // runs given up by the watchdog
+  std::atomic<std::uint64_t> failed_us{0};         // arrival to refusal of everything that was not answered
+  std::atomic<std::uint64_t> cache_hits{0};        // requests answered from equal inputs, which the model never saw
+  std::atomic<std::uint64_t> cache_hit_us{0};
+  std::atomic<std::uint64_t> cache_misses{0};
+  std::atomic<std::int64_t> last_answer_us{0};  // on the steady clock; 0: none yet
   Histogram queue;
   Histogram batch_wait;
   Histogram compute;
@@ -37,7 +42,9 @@ struct ModelStats {
 // Measured engine time of one bucket.
 struct BucketStats {
   std::int64_t rows = 1;
-  Histogram run;
+  Histogram run;                         // warm-up included
+  std::atomic<std::uint64_t> served{0};  // runs for requests that did not fail
+  std::atomic<std::uint64_t> served_us{0};
 };
 
 }  // namespace starling

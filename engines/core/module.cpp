@@ -156,6 +156,14 @@ nb::dict histogram(const Histogram& h) {
   return out;
 }
 
+// A moment of the steady clock as milliseconds since 1970; 0 stays 0.
+std::int64_t wall_clock_ms(std::int64_t steady_us) {
+  if (steady_us == 0) return 0;
+  const auto ago_us = Clock::now().time_since_epoch() / std::chrono::microseconds(1) - steady_us;
+  const auto now_us = std::chrono::system_clock::now().time_since_epoch() / std::chrono::microseconds(1);
+  return (now_us - ago_us) / 1000;
+}
+
 nb::dict describe(const Model& model) {
   const auto& config = model.config();
   const auto& stats = model.stats();
@@ -175,6 +183,8 @@ nb::dict describe(const Model& model) {
     b["p50_us"] = bucket.run.quantile_us(0.5);
     b["p99_us"] = bucket.run.quantile_us(0.99);
     b["runs"] = bucket.run.count();
+    b["served"] = bucket.served.load();
+    b["served_us"] = bucket.served_us.load();
     buckets.append(b);
   }
   nb::list classes;
@@ -198,6 +208,11 @@ nb::dict describe(const Model& model) {
   out["executions"] = stats.executions.load();
   out["expired_executed"] = stats.expired_executed.load();
   out["hung"] = stats.hung.load();
+  out["failed_us"] = stats.failed_us.load();
+  out["cache_hits"] = stats.cache_hits.load();
+  out["cache_hit_us"] = stats.cache_hit_us.load();
+  out["cache_misses"] = stats.cache_misses.load();
+  out["last_inference_ms"] = wall_clock_ms(stats.last_answer_us.load());
   out["healthy"] = model.healthy();
   const auto sequences = model.sequences();
   out["sequences"] = sequences.open;

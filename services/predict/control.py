@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,10 +83,13 @@ class ControlLoop:
                 self._workers.submit(self._answer, call)
 
     def _answer(self, call: ControlCall) -> None:
+        started_s = time.monotonic()
         try:
             call.reply(self._methods[call.method].answer(call.message))
+            _log.debug("%s answered in %.1f ms", call.method, 1e3 * (time.monotonic() - started_s))
         except Exception as error:
             code, message, details = encode_error(error)
+            _log.debug("%s refused with status %d: %s", call.method, code, message)
             call.fail(code, message, details)
         finally:
             self._free.release()

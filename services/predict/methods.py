@@ -5,12 +5,15 @@ from __future__ import annotations
 from google.rpc import error_details_pb2  # noqa: F401  # as below: tools can read the details of a refusal
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from starling.inference import open_inference_pb2
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.predict.v1 import predict_service_pb2  # registers what reflection describes
 
 from services.predict.control import Method
+from services.predict.log_settings import LogSettings
 from services.predict.model_service import ModelService
 from services.predict.models import NodeModels
+from services.predict.open_inference import OpenInference
 from services.predict.reflection import Reflection
 
 _MODEL_SERVICE = "starling.predict.v1.ModelService"
@@ -20,19 +23,21 @@ _REFLECTION_SERVICES = (
 )
 
 
-def control_methods(models: NodeModels, *, grace_s: float) -> dict[str, Method]:
-    """Returns the methods of ModelService and of server reflection."""
+def control_methods(models: NodeModels, logs: LogSettings, *, grace_s: float) -> dict[str, Method]:
+    """Returns the methods of ModelService, of the Open Inference Protocol and of server reflection."""
     service = ModelService(models, grace_s=grace_s)
     methods = {
         f"/{_MODEL_SERVICE}/ListModels": Method(pb.ListModelsRequest, service.list_models),
         f"/{_MODEL_SERVICE}/GetModel": Method(pb.GetModelRequest, service.get_model),
         f"/{_MODEL_SERVICE}/LoadModel": Method(pb.LoadModelRequest, service.load_model),
         f"/{_MODEL_SERVICE}/UnloadModel": Method(pb.UnloadModelRequest, service.unload_model),
+        **OpenInference(models, logs, grace_s=grace_s).methods(),
     }
     reflection = Reflection(
         (
             predict_service_pb2.DESCRIPTOR.services_by_name["PredictService"].full_name,
             _MODEL_SERVICE,
+            open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             *_REFLECTION_SERVICES,
         )

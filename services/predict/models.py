@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from engines import EngineError, ModelConfig, ModelNotFound, ModelVersion, Repository
+from engines import EngineError, ModelConfig, ModelNotFound, ModelNotReady, ModelVersion, Repository
 from engines._core import ModelConfig as NativeConfig
 from engines._core import ModelRegistry, StateSpec, TensorSpec
 
@@ -18,6 +18,8 @@ _NO_DEADLINE_US = 30_000_000
 _log = logging.getLogger(__name__)
 
 Key = tuple[str, int]
+# When the model's file was written and how large it is.
+_Stamp = tuple[int, int]
 
 
 class State(Enum):
@@ -47,6 +49,19 @@ class ModelStatus:
     labels: tuple[str, ...] = ()
     license: str = ""
     native: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version that answers requests: what it was loaded from, and its counters now."""
+
+    found: ModelVersion
+    native: Mapping[str, Any]
+
+    @property
+    def config(self) -> ModelConfig:
+        """Returns the configuration that it was loaded with."""
+        return self.found.config
 
 
 def native_config(found: ModelVersion) -> NativeConfig:
@@ -92,6 +107,8 @@ class NodeModels:
         self._registry = registry
         self._changing = threading.Lock()
         self._states: dict[Key, tuple[State, str]] = {}
+        self._loaded: dict[Key, tuple[ModelVersion, _Stamp]] = {}
+        self._start_is_over = threading.Event()
         registry.set_available(repository.names())
 
     def __repr__(self) -> str:
@@ -112,7 +129,39 @@ class NodeModels:
                 self._make_ready(found)
             except EngineError as error:
                 errors.append(error)
+        self._start_is_over.set()
         return errors
+
+    @property
+    def is_loaded(self) -> bool:
+        """Returns whether the models of the start have been loaded, as far as they can be."""
+        return self._start_is_over.is_set()
+
+    def loaded(self, name: str = "", version: int = 0) -> list[LoadedModel]:
+        """Returns the versions that answer requests, by name and version; all where these are empty and 0."""
+        result = []
+        for key, native in sorted(self._ready().items()):
+            entry = self._loaded.get(key)
+            if entry is not None and name in ("", key[0]) and version in (0, key[1]):
+                result.append(LoadedModel(entry[0], native))
+        return result
+
+    def find_loaded(self, name: str, version: int = 0) -> LoadedModel:
+        """Returns one version that answers requests; 0 is the highest.
+
+        Raises:
+            ModelNotFound: there is no such version.
+            ModelNotReady: it is in the repository but not loaded.
+        """
+        found = self.loaded(name, version)
+        if found:
+            return found[-1]
+        missing = self._repository.find(name, version)
+        raise ModelNotReady(
+            f"model {missing.name}:{missing.version} is in the repository but not loaded; load it first",
+            model=missing.name,
+            version=missing.version,
+        )
 
     def load(self, name: str, version: int = 0) -> ModelStatus:
         """Verifies, compiles and warms up a version; 0 is the highest. Loaded already: changes nothing.
@@ -123,6 +172,22 @@ class NodeModels:
         found = self._repository.find(name, version)
         self._make_ready(found)
         return self.get(name, found.version)
+
+    def refresh(self, name: str, *, grace_s: float = 10.0) -> None:
+        """Makes what is loaded of a model what its version policy wants.
+
+        Versions whose configuration or file has changed since are loaded again, with requests answered meanwhile;
+        loaded versions that the policy no longer wants are unloaded.
+
+        Raises:
+            ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: as `load`; later versions are not looked at.
+        """
+        versions = self._repository.served_versions(name)
+        for version in versions or [0]:
+            self._make_ready(self._repository.find(name, version), again=True)
+        for one in self.loaded(name):
+            if one.found.version not in versions:
+                self.unload(name, one.found.version, grace_s=grace_s)
 
     def _find_served(self, names: tuple[str, ...], errors: list[EngineError]) -> Iterator[ModelVersion]:
         for name in names or tuple(self._repository.names()):
@@ -140,10 +205,11 @@ class NodeModels:
                     _log.error("model %s cannot be read: %s", name, error)
                     errors.append(error)
 
-    def _make_ready(self, found: ModelVersion) -> None:
+    def _make_ready(self, found: ModelVersion, *, again: bool = False) -> None:
         key = (found.name, found.version)
         with self._changing:
-            if key in self._ready():
+            stamp = _stamp(found)
+            if key in self._ready() and (not again or self._loaded.get(key) == (found, stamp)):
                 return
             self._states[key] = (State.LOADING, "")
             self._registry.set_available(self._repository.names())
@@ -156,6 +222,7 @@ class NodeModels:
                 self._states[key] = (State.FAILED, str(error))
                 _log.error("model %s:%d failed to load: %s", *key, error)
                 raise
+            self._loaded[key] = (found, stamp)
             self._states.pop(key)
             _log.info("model %s:%d is ready", *key)
 
@@ -177,6 +244,8 @@ class NodeModels:
                 self._states[key] = (State.DRAINING, "")
                 self._registry.unload(key[0], key[1], grace_s=grace_s)
                 self._states.pop(key)
+                self._loaded.pop(key, None)
+                _log.info("model %s:%d is unloaded", *key)
         ready = self._ready()
         return [self._look_up(key, ready) for key in keys]
 
@@ -231,3 +300,11 @@ class NodeModels:
         # What is loaded keeps serving even when its files have gone bad since.
         failed = State.FAILED if native is None else state
         return ModelStatus(*key, failed, message or str(error), native=native)
+
+
+def _stamp(found: ModelVersion) -> _Stamp:
+    try:
+        status = found.model_path.stat()
+    except OSError:
+        return (0, 0)  # `verify` says what is missing
+    return (status.st_mtime_ns, status.st_size)

@@ -17,6 +17,7 @@ from engines._core import ModelRegistry
 from services.predict._dataplane import Server, TlsOptions
 from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
+from services.predict.log_settings import LogSettings
 from services.predict.methods import control_methods
 from services.predict.metrics import NodeCollector
 from services.predict.models import NodeModels
@@ -48,7 +49,7 @@ class NodeProcess:
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
         self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
-        methods = control_methods(self._models, grace_s=settings.grace_s)
+        methods = control_methods(self._models, LogSettings(logging.getLogger()), grace_s=settings.grace_s)
         self._server = Server(
             self._registry,
             name=settings.name,

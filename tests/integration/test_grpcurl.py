@@ -25,6 +25,7 @@ SERVICES = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "inference.GRPCInferenceService",
     "starling.predict.v1.ModelService",
     "starling.predict.v1.PredictService",
 ]

@@ -253,9 +253,9 @@ def test_a_version_that_cannot_be_loaded_is_failed_until_it_can(client: Client, 
     assert "not a readable model" in client.model("broken").status_message
     publish(models, plus_one("broken"), onnx_file=build_plus_one())
     assert client.load("broken").state is ModelState.READY
-    (models / "slow" / "config.pbtxt").write_text('name: "slow"\n')
+    (models / "slow" / "config.pbtxt").write_text('name: "slow" backend: 7\n')
     client.unload("slow")
-    with pytest.raises(FailedPrecondition, match="`backend` is missing") as caught:
+    with pytest.raises(FailedPrecondition, match="`backend` is `7`") as caught:
         client.load("slow")
     assert caught.value.reason == "INVALID_CONFIG"
     assert caught.value.metadata["line"] == "1"

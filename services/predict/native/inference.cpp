@@ -147,7 +147,11 @@ bool Inference::answer_from_responses() {
   response_key_ = node_.responses().key(first_choice_->id(), inputs);
   const auto now = Clock::now();
   auto found = node_.responses().lookup(*response_key_, now);
-  if (!found || found->age > std::chrono::microseconds(first_choice_->config().response_cache_us)) return false;
+  if (!found || found->age > std::chrono::microseconds(first_choice_->config().response_cache_us)) {
+    first_choice_->count_cache_miss();
+    return false;
+  }
+  first_choice_->count_cache_hit(microseconds_between(arrival, Clock::now()));
   Result result;
   result.outputs = std::move(found->outputs);
   ResponseHeader header;

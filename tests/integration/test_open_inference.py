@@ -1,0 +1,279 @@
+"""The control side of the Open Inference Protocol over the wire."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from starling.inference import open_inference_pb2 as pb
+from starling.inference.model_config_pb2 import TYPE_FP32, ModelConfig
+from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+from engines import DataType
+from services.client import Client
+from tests.support.node import RunningNode, StartNode, running_node, wait_until
+from tests.support.node_calls import read_refusal
+from tests.support.node_models import build_plus_one, identity, plus_one, publish
+
+FP32 = DataType.FP32
+ECHO = {"x0": np.zeros((2, 4), np.float32)}
+
+
+def populate(root: Path) -> Path:
+    """Publishes models as we do, and one as a repository for Triton has it: a graph and no word about it."""
+    for version in (1, 2):
+        publish(root, identity("echo", (FP32, (4,)), rows=4, preferred=(2,)), version=version)
+    publish(root, identity("whole", (FP32, (2, -1)), rows=0))
+    publish(root, identity("broken", (FP32, (4,)), fail_every=1))
+    publish(root, plus_one(), onnx_file=build_plus_one())
+    (root / "bare" / "1").mkdir(parents=True)
+    (root / "bare" / "1" / "model.onnx").write_bytes(build_plus_one())
+    return root
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    folder = tmp_path_factory.mktemp("open-inference")
+    with running_node(folder, populate(folder / "models")) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def stub(node: RunningNode) -> Iterator[GRPCInferenceServiceStub]:
+    with node.connect() as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return populate(tmp_path / "models")
+
+
+@pytest.fixture
+def own(start_node: StartNode, models: Path) -> RunningNode:
+    """A node over a repository that the test may change."""
+    return start_node(models, "--model", "echo")
+
+
+@pytest.fixture
+def own_stub(own: RunningNode) -> Iterator[GRPCInferenceServiceStub]:
+    with own.connect() as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+def refusal(call: Callable[..., Any], request: Any) -> tuple[str, str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=20)
+    found = read_refusal(caught.value)
+    return found.code.name, found.reason, found.text
+
+
+def test_the_server_is_alive_ready_and_says_what_it_can(stub: GRPCInferenceServiceStub) -> None:
+    assert stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
+    assert stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
+    server = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=20)
+    assert server.name == "starling"
+    assert server.version
+    assert {"statistics", "model_repository", "model_configuration"} <= set(server.extensions)
+    assert not {"trace", "cuda_shared_memory"} & set(server.extensions)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "ready"),
+    [("echo", "", True), ("echo", "2", True), ("echo", "1", False), ("nobody", "", False), ("bare", "", True)],
+)
+def test_a_model_is_ready_when_it_answers(stub: GRPCInferenceServiceStub, name: str, version: str, ready: bool) -> None:
+    assert stub.ModelReady(pb.ModelReadyRequest(name=name, version=version), timeout=20).ready is ready
+
+
+def shapes(tensors: Any) -> list[tuple[str, str, list[int]]]:
+    return [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in tensors]
+
+
+def test_metadata_has_the_batch_and_the_configuration_has_not(stub: GRPCInferenceServiceStub) -> None:
+    for name, largest, shape in (("plus-one", 4, [-1, 3]), ("bare", 4, [-1, 3]), ("whole", 0, [2, -1])):
+        metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=20)
+        config = stub.ModelConfig(pb.ModelConfigRequest(name=name), timeout=20).config
+        assert (metadata.name, list(metadata.versions)) == (name, ["1"])
+        assert [tensor[1:] for tensor in shapes(metadata.inputs)] == [("FP32", shape)]
+        assert [tensor[1:] for tensor in shapes(metadata.outputs)] == [("FP32", shape)]
+        assert (config.name, config.max_batch_size) == (name, largest)
+        assert [tensor.name for tensor in config.input] == [tensor.name for tensor in metadata.inputs]
+        assert [tensor.name for tensor in config.output] == [tensor.name for tensor in metadata.outputs]
+        assert list(config.input[0].dims) == (shape[1:] if largest else shape)
+        assert config.input[0].data_type == TYPE_FP32
+        assert config.HasField("dynamic_batching") is (largest > 1)
+        assert not config.HasField("sequence_batching")
+        assert config.HasField("model_transaction_policy")
+        assert not config.model_transaction_policy.decoupled
+    assert stub.ModelMetadata(pb.ModelMetadataRequest(name="bare"), timeout=20).platform == "openvino_cpu"
+    echo = stub.ModelConfig(pb.ModelConfigRequest(name="echo", version="2"), timeout=20).config
+    assert isinstance(echo, ModelConfig)
+    assert list(echo.dynamic_batching.preferred_batch_size) == [2]
+    assert echo.version_policy.latest.num_versions == 1
+    assert echo.parameters["starling.threads"].string_value == "1"
+
+
+def test_statistics_only_grow(own: RunningNode, own_stub: GRPCInferenceServiceStub) -> None:
+    own_stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="broken"), timeout=20)
+    with Client(own.target) as client:
+        for _ in range(3):
+            client.predict("echo", ECHO)
+        with pytest.raises(Exception, match="told to fail"):
+            client.predict("broken", {"x0": np.zeros((1, 4), np.float32)})
+    (echo,) = own_stub.ModelStatistics(pb.ModelStatisticsRequest(name="echo"), timeout=20).model_stats
+    assert (echo.name, echo.version, echo.inference_count, echo.execution_count) == ("echo", "2", 6, 3)
+    assert echo.last_inference > 1_600_000_000_000
+    stats = echo.inference_stats
+    assert (stats.success.count, stats.fail.count, stats.queue.count, stats.compute_infer.count) == (3, 0, 3, 3)
+    parts = (stats.queue, stats.compute_input, stats.compute_infer, stats.compute_output)
+    assert stats.success.ns == sum(part.ns for part in parts)
+    assert [(one.batch_size, one.compute_infer.count) for one in echo.batch_stats] == [(2, 3)]
+    everything = own_stub.ModelStatistics(pb.ModelStatisticsRequest(), timeout=20).model_stats
+    assert [(one.name, one.inference_stats.fail.count) for one in everything] == [("broken", 1), ("echo", 0)]
+
+
+def index(stub: GRPCInferenceServiceStub, *, ready: bool = False) -> list[tuple[str, str, str]]:
+    found = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=20).models
+    return [(one.name, one.version, one.state) for one in found]
+
+
+def test_the_index_lists_what_is_loaded_and_what_could_be(own_stub: GRPCInferenceServiceStub, models: Path) -> None:
+    (models / "plus-one" / "config.pbtxt").write_text("name: 3")
+    assert index(own_stub) == [
+        ("bare", "1", "UNAVAILABLE"),
+        ("broken", "1", "UNAVAILABLE"),
+        ("echo", "1", "UNAVAILABLE"),
+        ("echo", "2", "READY"),
+        ("plus-one", "", "UNAVAILABLE"),
+        ("whole", "1", "UNAVAILABLE"),
+    ]
+    assert index(own_stub, ready=True) == [("echo", "2", "READY")]
+    reasons = {one.name: one.reason for one in own_stub.RepositoryIndex(pb.RepositoryIndexRequest()).models}
+    assert reasons["bare"] == "not loaded"
+    assert "a string in quotes" in reasons["plus-one"]
+
+
+def test_loading_follows_the_version_policy_and_unloading_takes_all(
+    own: RunningNode, own_stub: GRPCInferenceServiceStub, models: Path
+) -> None:
+    config = models / "echo" / "config.pbtxt"
+    load = pb.RepositoryModelLoadRequest(model_name="echo")
+    config.write_text(config.read_text().replace("latest { num_versions: 1 }", "all { }"))
+    own_stub.RepositoryModelLoad(load, timeout=20)
+    assert index(own_stub, ready=True) == [("echo", "1", "READY"), ("echo", "2", "READY")]
+    assert list(own_stub.ModelMetadata(pb.ModelMetadataRequest(name="echo"), timeout=20).versions) == ["1", "2"]
+    config.write_text(config.read_text().replace("all { }", "specific { versions: [ 1 ] }"))
+    own_stub.RepositoryModelLoad(load, timeout=20)
+    assert index(own_stub, ready=True) == [("echo", "1", "READY")]
+    unload = pb.RepositoryModelUnloadRequest(model_name="echo")
+    unload.parameters["unload_dependents"].bool_param = True
+    own_stub.RepositoryModelUnload(unload, timeout=20)
+    assert index(own_stub, ready=True) == []
+    assert not own_stub.ModelReady(pb.ModelReadyRequest(name="echo"), timeout=20).ready
+    assert refusal(own_stub.ModelMetadata, pb.ModelMetadataRequest(name="echo"))[:2] == (
+        "FAILED_PRECONDITION",
+        "MODEL_NOT_READY",
+    )
+    assert own.process.poll() is None
+
+
+def test_a_changed_file_is_loaded_again_and_an_unchanged_one_is_not(
+    own: RunningNode, own_stub: GRPCInferenceServiceStub, models: Path
+) -> None:
+    load = pb.RepositoryModelLoadRequest(model_name="bare")
+    own_stub.RepositoryModelLoad(load, timeout=20)
+    x = np.ones((1, 3), np.float32)
+    with Client(own.target) as client:
+        client.predict("bare", {"x": x})
+        own_stub.RepositoryModelLoad(load, timeout=20)
+        assert own.count("starling_requests_total", model="bare", reason="OK") == 1
+        graph = models / "bare" / "1" / "model.onnx"
+        shutil.copy(graph, models / "copy.onnx")
+        graph.write_bytes((models / "copy.onnx").read_bytes().replace(b"plus_one", b"plus_1st"))
+        own_stub.RepositoryModelLoad(load, timeout=20)
+        assert own.count("starling_requests_total", model="bare", reason="OK") == 0
+        assert client.predict("bare", {"x": x}).outputs["y"].tolist() == [[2, 2, 2]]
+
+
+def test_log_settings_change_what_is_logged(own: RunningNode, own_stub: GRPCInferenceServiceStub) -> None:
+    def change(**settings: bool | int | str) -> dict[str, bool | int | str]:
+        request = pb.LogSettingsRequest()
+        for name, value in settings.items():
+            kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
+            setattr(request.settings[name], kind, value)
+        answer = own_stub.LogSettings(request, timeout=20).settings
+        return {name: getattr(one, str(one.WhichOneof("parameter_choice"))) for name, one in answer.items()}
+
+    before = change()
+    assert (before["log_info"], before["log_verbose_level"], before["log_file"]) == (True, 0, "")
+    own_stub.ServerLive(pb.ServerLiveRequest(), timeout=20)
+    assert "ServerLive" not in own.log
+    assert change(log_verbose_level=1)["log_verbose_level"] == 1
+    own_stub.ServerLive(pb.ServerLiveRequest(), timeout=20)
+    assert wait_until(lambda: "ServerLive answered in" in own.log)
+    assert change(log_verbose_level=0, log_info=False)["log_info"] is False
+    own_stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="whole"), timeout=20)
+    assert "whole:1 is ready" not in own.log
+
+
+def with_parameter(request: Any, name: str) -> Any:
+    request.parameters[name].string_param = "{}"
+    return request
+
+
+def settings(request: Any, name: str, **value: Any) -> Any:
+    for key, one in value.items():
+        if key == "value":
+            request.settings[name].value.append(one)
+        else:
+            setattr(request.settings[name], key, one)
+    return request
+
+
+REFUSALS = [
+    ("ModelReady", pb.ModelReadyRequest(), "INVALID_ARGUMENT", "no model is named"),
+    ("ModelReady", pb.ModelReadyRequest(name="echo", version="-1"), "INVALID_ARGUMENT", 'version "-1" is not a number'),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="9"), "NOT_FOUND", "there is no version 9"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="1"), "FAILED_PRECONDITION", "but not loaded"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="../echo"), "INVALID_ARGUMENT", "is not a model name"),
+    ("ModelConfig", pb.ModelConfigRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
+    ("ModelConfig", pb.ModelConfigRequest(name="echo", version="two"), "INVALID_ARGUMENT", "versions are 1, 2"),
+    ("ModelStatistics", pb.ModelStatisticsRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
+    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r"), "UNIMPLEMENTED", "has one repository"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(), "INVALID_ARGUMENT", "no model is named"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nobody"), "NOT_FOUND", "there is no model"),
+    ("RepositoryModelLoad", with_parameter(pb.RepositoryModelLoadRequest(model_name="echo"), "config"),
+     "UNIMPLEMENTED", "change config.pbtxt"),
+    ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="nobody"), "NOT_FOUND", "is not loaded"),
+    ("RepositoryModelUnload", with_parameter(pb.RepositoryModelUnloadRequest(model_name="echo"), "now"),
+     "INVALID_ARGUMENT", 'parameter "now" of RepositoryModelUnload is unknown'),
+    ("TraceSetting", settings(pb.TraceSettingRequest(), "trace_level", value="TIMESTAMPS"), "UNIMPLEMENTED",
+     "does not trace requests"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_fish", bool_param=True), "INVALID_ARGUMENT", "is unknown"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_info", uint32_param=1), "INVALID_ARGUMENT", "type bool"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_verbose_level", uint32_param=9), "INVALID_ARGUMENT",
+     "expected 0 to 4"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_file", string_param="/tmp/x"), "INVALID_ARGUMENT",
+     "go to standard error"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "request_", "code", "says"), REFUSALS, ids=lambda one: str(one)[:24])
+def test_what_cannot_be_is_refused_with_the_reason(
+    stub: GRPCInferenceServiceStub, method: str, request_: Any, code: str, says: str
+) -> None:
+    found = refusal(getattr(stub, method), request_)
+    assert found[0] == code
+    assert says in found[2]
+
+
+def test_tracing_is_off_and_says_so(stub: GRPCInferenceServiceStub) -> None:
+    request = settings(pb.TraceSettingRequest(model_name="echo"), "trace_level", value="OFF")
+    assert dict(stub.TraceSetting(request, timeout=20).settings)["trace_level"].value == ["OFF"]
