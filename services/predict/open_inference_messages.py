@@ -65,7 +65,9 @@ def model_config_message(found: ModelVersion) -> config_pb.ModelConfig:
     )
     if config.response_cache_ms:
         message.response_cache.enable = True
-    if config.max_batch_size > 1:
+    if config.states:
+        message.sequence_batching.CopyFrom(_sequence_batching(config))
+    elif config.max_batch_size > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(config))
     return message
 
@@ -130,6 +132,19 @@ def _version_policy(config: ModelConfig) -> config_pb.ModelVersionPolicy:
     else:
         policy.latest.num_versions = config.version_count
     return policy
+
+
+def _sequence_batching(config: ModelConfig) -> config_pb.ModelSequenceBatching:
+    message = config_pb.ModelSequenceBatching(max_sequence_idle_microseconds=config.sequence_idle_us)
+    message.oldest.max_candidate_sequences = config.sequences_max
+    message.oldest.preferred_batch_size.extend(config.preferred_batch_sizes)
+    message.oldest.max_queue_delay_microseconds = config.batch_delay_us
+    for state in config.states:
+        kind = config_pb.DataType.Value(f"TYPE_{state.data_type}")
+        message.state.add(
+            input_name=state.input_name, output_name=state.output_name, data_type=kind, dims=state.dims
+        ).initial_state.add(data_type=kind, dims=state.dims, zero_data=True, name="zeros")
+    return message
 
 
 def _dynamic_batching(config: ModelConfig) -> config_pb.ModelDynamicBatching:
