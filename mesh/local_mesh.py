@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mesh.child import Child
 from mesh.gateway import check_listen, envoy_program, find_envoy, static_bootstrap
+from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
 from mesh.supervisor import Supervisor
 from mesh.weights import PRIOR_LATENCY_MS, Endpoint, Tier, prior_weights
@@ -34,6 +36,8 @@ class MeshPlan:
         rtt_ms: round trip between the gateway and each cloud node.
         run_dir: directory for the gateway's files; made if missing.
         node_command: starts one node; takes the node's flags.
+        certs: folder of certificates, made if missing; plain text on every connection without it.
+        security: what `start_mesh` made of `certs`.
     """
 
     gateway: Address
@@ -44,6 +48,8 @@ class MeshPlan:
     rtt_ms: float
     run_dir: Path
     node_command: tuple[str, ...] = NODE_COMMAND
+    certs: Path | None = None
+    security: LocalSecurity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +81,14 @@ class LocalMesh:
         admin: Envoy's own interface over HTTP, for people.
         nodes: the nodes, edges first.
         gateway_child: Envoy's process.
+        security: how to get in; None when anybody can.
     """
 
     gateway: Address
     admin: Address
     nodes: tuple[RunningNode, ...]
     gateway_child: Child
+    security: LocalSecurity | None = None
 
 
 def check_plan(plan: MeshPlan) -> Path:
@@ -102,19 +110,21 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
         MeshError: a part is missing, did not start or was not ready in time; says which and why.
     """
     envoy = check_plan(plan)
+    plan.run_dir.mkdir(parents=True, exist_ok=True)
+    if plan.certs is not None:
+        plan = replace(plan, security=prepare_security(plan.certs, plan.run_dir, list(_tiers(plan)), datetime.now(UTC)))
     nodes = await _start_nodes(supervisor, plan)
     endpoints = await _start_delays(supervisor, plan, nodes)
     latency_ms = {**PRIOR_LATENCY_MS, Tier.CLOUD: PRIOR_LATENCY_MS[Tier.EDGE] + plan.rtt_ms}
-    bootstrap = static_bootstrap(plan.gateway, endpoints, prior_weights(endpoints, latency_ms))
-    plan.run_dir.mkdir(parents=True, exist_ok=True)
+    weights = prior_weights(endpoints, latency_ms)
+    bootstrap = static_bootstrap(plan.gateway, endpoints, weights, plan.security.plan if plan.security else None)
     (gateway,) = await supervisor.start([envoy_program(envoy, bootstrap, plan.run_dir)])
     facts = gateway.facts
-    return LocalMesh(Address.parse(facts["grpc"]), Address.parse(facts["admin"]), nodes, gateway)
+    return LocalMesh(Address.parse(facts["grpc"]), Address.parse(facts["admin"]), nodes, gateway, plan.security)
 
 
 async def _start_nodes(supervisor: Supervisor, plan: MeshPlan) -> tuple[RunningNode, ...]:
-    tiers = {f"{Tier.EDGE}-{n + 1}": Tier.EDGE for n in range(plan.edges)}
-    tiers |= {f"{Tier.CLOUD}-{n + 1}": Tier.CLOUD for n in range(plan.clouds)}
+    tiers = _tiers(plan)
     programs = [_node_program(plan, name, tier) for name, tier in tiers.items()]
     children = await supervisor.start(programs)
     return tuple(_running_node(child, tiers[child.name]) for child in children)
@@ -130,6 +140,11 @@ async def _start_delays(supervisor: Supervisor, plan: MeshPlan, nodes: tuple[Run
     return [Endpoint(n.name, n.tier, reached_at.get(n.name, n.grpc)) for n in nodes]
 
 
+def _tiers(plan: MeshPlan) -> dict[str, Tier]:
+    tiers = {f"{Tier.EDGE}-{n + 1}": Tier.EDGE for n in range(plan.edges)}
+    return tiers | {f"{Tier.CLOUD}-{n + 1}": Tier.CLOUD for n in range(plan.clouds)}
+
+
 def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
     flags = {
         "--repository": str(plan.repository),
@@ -141,6 +156,8 @@ def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
     words = [word for flag in flags.items() for word in flag]
     for model in plan.models:
         words += ["--model", model]
+    if plan.security is not None:
+        words += plan.security.node_flags(name)
     command = (*plan.node_command, *words)
     return Program(name, command, ready_timeout_s=_NODE_READY_S, stop_grace_s=_NODE_GRACE_S)
 

@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from mesh.assets import get_model, get_repository, pull_missing
+from mesh.certs.app import DEFAULT_FOLDER
 from mesh.child import Child
 from mesh.errors import ChildFailed
 from mesh.interrupt import Interrupted, unless, watch_interrupts
@@ -37,6 +38,8 @@ class UpSettings:
     model: tuple[str, ...] = setting(("nanodet",), help="model to load, repeatable; pulled if missing", metavar="NAME")
     repository: Path = setting(get_repository(os.environ), help="model repository of the nodes", metavar="DIR")
     out: Path = setting(Path("out/up"), help="folder for the gateway's configuration and log")
+    secure: bool = setting(False, help="certificates on every connection, tokens, rights and limits at the gateway")
+    certs: Path = setting(DEFAULT_FOLDER, help="folder of certificates for --secure, made if missing", metavar="DIR")
 
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts."""
@@ -65,6 +68,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         rtt_ms=settings.rtt_ms,
         run_dir=settings.out,
         node_command=node_command,
+        certs=settings.certs if settings.secure else None,
     )
     console = Console(soft_wrap=True)
     try:
@@ -119,8 +123,18 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
     facts.add_row()
     default = str(mesh.gateway) == "127.0.0.1:50051"
     target = "" if default else f"--target {mesh.gateway} "
-    facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
-    facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
+    call = f"starling call {model} {target}--input frame=@photo.jpg --out result.png"
+    if mesh.security is None:
+        facts.add_row("try", call)
+        facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
+    else:
+        root = mesh.security.store.root
+        facts.add_row("certificates", f"{root}  (`starling certs show --dir {root}`)")
+        facts.add_row()
+        facts.add_row("try", f"{call} \\")
+        facts.add_row("", f"    {mesh.security.agent_flags()}")
+        facts.add_row("", f"starling certs token --dir {root} --tenant acme")
+        facts.add_row("", f"starling certs rotate --dir {root}   while it runs")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
 
 

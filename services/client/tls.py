@@ -11,8 +11,8 @@ import grpc
 
 from .errors import InvalidInput
 
-TOKEN_BYTES_MAX = 8192
-"""A gateway takes 16 KiB of headers in all."""
+TOKEN_BYTES_MAX = 8192 - len("Bearer ")
+"""What a gateway reads of a token, less the word before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,14 @@
 It takes the node's command line and prints the node's ready line, so that the mesh can be tested
 without native code.
 Two files in its repository steer it while it runs: `NAME.latency_ms` and `NAME.reject`; the latter may hold the
-reason that refusals carry.
+reason that refusals carry. It writes the headers of the last request to `NAME.seen`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -57,6 +58,7 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
     ) -> predict_service_pb2.PredictResponse:
         """Answers one request."""
         arrived = time.monotonic()
+        self._write_seen(context)
         if self.draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
         reject = self.repository / f"{self.name}.reject"
@@ -95,6 +97,13 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         response.timing.predicted_us = response.timing.total_us + 1000
         response.timing.batch_size = 1
         return response
+
+    def _write_seen(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        seen = self.repository / f"{self.name}.seen"
+        following = seen.with_suffix(".next")
+        following.write_text(json.dumps(headers))
+        following.replace(seen)
 
     def _read_latency_ms(self) -> float:
         try:
@@ -175,7 +184,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         reflection.SERVICE_NAME,
     ]
     reflection.enable_server_reflection(services, server)
-    port = server.add_insecure_port(arguments.grpc)
+    port = _listen(server, arguments)
     await server.start()
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     stop = asyncio.Event()
@@ -190,6 +199,16 @@ async def serve(arguments: argparse.Namespace) -> None:
     await server.stop(grace=2.0)
 
 
+def _listen(server: grpc.aio.Server, arguments: argparse.Namespace) -> int:
+    if arguments.tls_cert is None:
+        return server.add_insecure_port(arguments.grpc)
+    key, certificate, ca = (
+        Path(path).read_bytes() for path in (arguments.tls_key, arguments.tls_cert, arguments.tls_client_ca)
+    )
+    credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+    return server.add_secure_port(arguments.grpc, credentials)
+
+
 def main() -> int:
     """Reads the node's flags; a model named `corrupt` ends the start as a bad file would."""
     parser = argparse.ArgumentParser()
@@ -201,6 +220,9 @@ def main() -> int:
     parser.add_argument("--model", action="append")
     parser.add_argument("--latency-ms", type=float, default=5.0)
     parser.add_argument("--queue-max", type=int, default=16)
+    for flag in ("--tls-cert", "--tls-key", "--tls-client-ca"):
+        parser.add_argument(flag)
+    parser.add_argument("--tls-client", action="append")
     arguments = parser.parse_args()
     if "corrupt" in (arguments.model or []):
         print("corrupt:1 model.onnx is not what its manifest says", file=sys.stderr)
