@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 READ_BYTES_MAX = 1 << 18
@@ -12,13 +13,13 @@ READ_BYTES_MAX = 1 << 18
 class DelayLine:
     """One direction of a delayed connection.
 
-    What is read at time t is written at t + delay or later, in order. At most `window_bytes` are
-    under way; then it stops reading, so that the sender feels a slow receiver. The end of the
-    stream travels the same way as the bytes.
+    What is read at time t is written at t + delay or later, in order, also when the delay changes. At most
+    `window_bytes` are under way; then it stops reading, so that the sender feels a slow receiver. The end of the stream
+    travels the same way as the bytes.
 
     Args:
         reader, writer: where bytes come from and go to; of different connections.
-        delay_s: time each byte stays, >= 0.
+        delay_s: returns the time that what is read now stays, >= 0.
         window_bytes: bound of the bytes under way, >= 1. It also bounds the rate to window / delay.
     """
 
@@ -26,7 +27,7 @@ class DelayLine:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        delay_s: float,
+        delay_s: Callable[[], float],
         window_bytes: int,
     ) -> None:
         self._reader, self._writer = reader, writer
@@ -49,11 +50,11 @@ class DelayLine:
     async def _fill(self) -> None:
         clock = asyncio.get_running_loop().time
         while chunk := await self._reader.read(READ_BYTES_MAX):
-            self._put(clock() + self._delay_s, chunk)
+            self._put(clock() + self._delay_s(), chunk)
             while self._held_bytes >= self._window_bytes:
                 self._room.clear()
                 await self._room.wait()
-        self._put(clock() + self._delay_s, b"")
+        self._put(clock() + self._delay_s(), b"")
 
     async def _empty(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -83,4 +84,4 @@ class DelayLine:
 
     def __repr__(self) -> str:
         """Returns the delay and what is under way."""
-        return f"<DelayLine {self._delay_s * 1e3:g} ms held_bytes={self._held_bytes}>"
+        return f"<DelayLine {self._delay_s() * 1e3:g} ms held_bytes={self._held_bytes}>"
