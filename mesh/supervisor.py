@@ -27,6 +27,11 @@ class Supervisor:
         self._groups: list[list[Child]] = []
         self._watchers: dict[Child, asyncio.Task[None]] = {}
 
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """Every child that was started and not yet stopped, the oldest first."""
+        return tuple(child for group in self._groups for child in group)
+
     async def start(self, programs: Iterable[Program]) -> Sequence[Child]:
         """Starts programs side by side and waits until all are ready; returns them in order.
 
