@@ -12,7 +12,9 @@ REPEATED_BYTES_MAX = 8 << 20
 A 1080p frame (1920 x 1080 x 3) is 6.2 MB. Larger requests pass, but are sent once.
 """
 
-_PREDICT = "/starling.predict.v1.PredictService/"
+# Both wire formats of the same requests; regions of shared memory and loaded models belong to one node, so the other
+# methods of the second are as those of ModelService.
+_INFERENCE = ("/starling.predict.v1.PredictService/", "/inference.GRPCInferenceService/ModelInfer")
 _NOT_GRPC = "This is a Starling gateway; it speaks gRPC: try `grpcurl -plaintext HOST:PORT list`.\n"
 
 _RETRIES = 2  # with the first try, as many as the smallest mesh has nodes
@@ -34,7 +36,7 @@ def route_configuration(cluster: str) -> Resource:
                 "name": "all",
                 "domains": ["*"],
                 "routes": [
-                    _route(cluster, _PREDICT, _RETRY_PREDICT, deadline_max_s=60),
+                    *(_route(cluster, prefix, _RETRY_PREDICT, deadline_max_s=60) for prefix in _INFERENCE),
                     # Loading a model may compile for minutes; health watches and reflection stay
                     # open.
                     _route(cluster, "/", _RETRY_UNSENT, deadline_max_s=600),
