@@ -65,6 +65,8 @@ types: build  ## check types
 
 test: build lint types test-sanitizers  ## every test, with the set-up it needs
 	@$(BIN)/starling models pull nanodet nanodet-small efficientnet-lite0 raptor silero-vad vtest
+	@$(BIN)/python tests/support/clients.py >/dev/null
+	@! command -v go >/dev/null || $(BIN)/python tests/support/grpcurl.py >/dev/null
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: build  ## unit tests only
@@ -87,7 +89,7 @@ fuzz:  ## fuzz the wire parsers under AddressSanitizer for FUZZ_SECONDS
 	@build/native-address/native/fuzz_wire --seconds $(FUZZ_SECONDS)
 
 bench: build  ## measure everything; prints tables, writes out/bench/*.json, fails when a bar does not hold
-	@$(BIN)/starling models pull nanodet raptor vtest
+	@$(BIN)/starling models pull nanodet raptor efficientnet-lite0 vtest
 	@$(BIN)/starling bench all $(ARGS)
 
 demo: build  ## cameras, edge and cloud nodes behind Envoy, on this machine

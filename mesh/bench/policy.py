@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from starling.predict.v1.predict_service_pb2 import PredictResponse
 
 from mesh.assets import get_repository
+from mesh.bench.locked_packages import NotAvailable
 from mesh.bench.oip_bytes import MODEL_INFER, read_infer_response
 from mesh.bench.requests import make_observations, write_oip_request, write_request
 from mesh.bench.result import Bar, Result, Row, spread
 from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig
-from mesh.bench.triton import TritonMissing, ensure_triton, raptor_model, start_triton
+from mesh.bench.triton import ensure_triton, raptor_model, start_triton
 from mesh.child import Child
 
 _MODEL = "raptor"
@@ -62,7 +63,7 @@ async def run(rig: Rig) -> Result:
         targets += tritons
         notes.append("Triton: its Python backend, the only one in its package, runs the same graph by OpenVINO;")
         notes.append("dynamic batching with two delays, the better one counts")
-    except TritonMissing as error:
+    except NotAvailable as error:
         notes.append(f"Triton not measured: {error}")
     loads: _Loads = {}
     bare: list[float] = []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mesh.bench.triton import TritonMissing, TritonModel, ensure_triton, identity_model, nanodet_model, raptor_model
+from mesh.bench.locked_packages import NotAvailable
+from mesh.bench.triton import TritonModel, ensure_triton, identity_model, nanodet_model, raptor_model
 from mesh.bench.triton.repository import config_text, write_triton_repository
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -60,13 +61,13 @@ def test_both_sides_run_the_same_release_of_the_engine() -> None:
 
 
 async def test_without_a_lock_nothing_is_fetched(tmp_path: Path) -> None:
-    with pytest.raises(TritonMissing, match=r"not available on this machine: .*none\.txt; run the benchmark from"):
+    with pytest.raises(NotAvailable, match=r"not available on this machine: .*none\.txt; run the benchmark from"):
         await ensure_triton(Console(file=io.StringIO()), tools=tmp_path, lock=tmp_path / "none.txt")
 
 
 async def test_a_failure_of_pip_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     lock, tools = tmp_path / "lock.txt", tmp_path / "tools"
     lock.write_text("triton @ nowhere\n")
-    with pytest.raises(TritonMissing, match=r"not available on this machine: pip ended with \d+: .+"):
+    with pytest.raises(NotAvailable, match=r"not available on this machine: pip ended with \d+: .+"):
         await ensure_triton(Console(file=io.StringIO()), tools=tools, lock=lock)
     assert list(tools.iterdir()) == []

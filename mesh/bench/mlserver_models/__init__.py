@@ -1,0 +1,1 @@
+"""Code that runs inside MLServer; it imports nothing but MLServer and OpenVINO."""
