@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +21,9 @@ import pytest
 from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.host import Address
-from tests.support.grpcurl import GrpcurlMissing, find_grpcurl
+from tests.support.grpcurl import GrpcurlMissing, build_grpcurl
 from tests.support.node import RunningNode
+from tests.support.node_models import build_plus_one, plus_one, publish
 
 SERVICES = [
     "grpc.health.v1.Health",
@@ -38,6 +42,7 @@ _BUF = (
     "--reflect",
 )
 _LIMIT_S = 30.0
+_README = Path(__file__).parents[2] / "README.md"
 Call = Callable[[str, str, dict[str, Any]], dict[str, Any]]
 
 
@@ -48,11 +53,13 @@ def to_camel(name: str) -> str:
 
 
 def grpcurl() -> str:
-    """Returns the program, or skips the test with the reason."""
+    """Returns the program; skips the test where there is no Go to build it with."""
     try:
-        return str(find_grpcurl())
+        return str(build_grpcurl())
     except GrpcurlMissing as error:
-        pytest.skip(str(error))
+        if shutil.which("go") is None:
+            pytest.skip(str(error))
+        raise
 
 
 def run(*command: str) -> str:
@@ -86,6 +93,16 @@ def check(call: Call, target: str, node: str) -> None:
     assert (answer["requestId"], answer["node"]) == ("by hand", node)
     y = np.frombuffer(base64.b64decode(answer["outputs"][0]["data"]), np.float32)
     assert y.tolist() == [2, 3, 4]
+    assert call(target, "inference.GRPCInferenceService/ModelReady", {"name": "plus-one"}) == {"ready": True}
+
+
+def check_descriptions(target: str) -> None:
+    """Describes every service, and a message deep enough to need the files that its own imports."""
+    text = run(grpcurl(), "-plaintext", target, "describe")
+    for service in SERVICES:
+        assert f"{service} is a service:" in text
+    for message in ("inference.ModelConfigResponse", "inference.ModelConfig"):
+        assert f"{message} is a message:" in run(grpcurl(), "-plaintext", target, "describe", message)
 
 
 def test_buf_lists_and_calls_a_node(node: RunningNode) -> None:
@@ -97,6 +114,7 @@ def test_buf_lists_and_calls_a_node(node: RunningNode) -> None:
 
 def test_grpcurl_lists_describes_and_calls_a_node(node: RunningNode) -> None:
     assert run(grpcurl(), "-plaintext", node.target, "list").split() == SERVICES
+    check_descriptions(node.target)
     text = run(grpcurl(), "-plaintext", node.target, "describe", "starling.predict.v1.PredictService.Predict")
     assert (
         "rpc Predict ( .starling.predict.v1.PredictRequest ) returns ( .starling.predict.v1.PredictResponse );" in text
@@ -125,11 +143,11 @@ def test_grpcurl_shows_the_reason_of_a_refusal(node: RunningNode) -> None:
 
 
 @asynccontextmanager
-async def running_mesh(repository: Path, run_dir: Path) -> AsyncIterator[LocalMesh]:
+async def running_mesh(repository: Path, run_dir: Path, model: str = "plus-one") -> AsyncIterator[LocalMesh]:
     plan = MeshPlan(
         gateway=Address("127.0.0.1", 0),
         repository=repository,
-        models=("plus-one",),
+        models=(model,),
         edges=1,
         clouds=0,
         rtt_ms=0,
@@ -145,9 +163,20 @@ async def test_both_call_a_real_node_through_the_gateway(repository: Path, tmp_p
         listed = await asyncio.to_thread(run, *_BUF, "--list-services", f"http://{target}")
         assert listed.split() == SERVICES
         await asyncio.to_thread(check, call_with_buf, target, "edge-1")
-        try:
-            program = str(find_grpcurl())
-        except GrpcurlMissing:
-            return
+        program = grpcurl()
         assert (await asyncio.to_thread(run, program, "-plaintext", target, "list")).split() == SERVICES
+        await asyncio.to_thread(check_descriptions, target)
         await asyncio.to_thread(check, call_with_grpcurl, target, "edge-1")
+
+
+async def test_the_lines_that_the_readme_shows_work(tmp_path: Path) -> None:
+    lines = re.findall(r"^\$ (grpcurl .*)$", _README.read_text(), re.MULTILINE)
+    assert len(lines) >= 4
+    models = tmp_path / "models"
+    publish(models, plus_one("nanodet"), onnx_file=build_plus_one())
+    async with running_mesh(models, tmp_path, "nanodet") as mesh:
+        for line in lines:
+            assert "127.0.0.1:50051" in line
+            program, *arguments = shlex.split(line.replace("127.0.0.1:50051", str(mesh.gateway)))
+            assert program == "grpcurl"
+            assert await asyncio.to_thread(run, grpcurl(), *arguments), line

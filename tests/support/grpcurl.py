@@ -20,18 +20,6 @@ class GrpcurlMissing(Exception):
     """There is no grpcurl; says why and what to do."""
 
 
-def find_grpcurl() -> Path:
-    """Returns the program that was built before.
-
-    Raises:
-        GrpcurlMissing: it was not.
-    """
-    program = _get_place()
-    if not program.is_file():
-        raise GrpcurlMissing(f"{program} is missing; `python tests/support/grpcurl.py` builds it where Go is installed")
-    return program
-
-
 def build_grpcurl() -> Path:
     """Builds the program unless it is there; Go's checksum database holds the module to its version.
 
