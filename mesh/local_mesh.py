@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mesh.child import Child
 from mesh.gateway import check_listen, envoy_program, find_envoy, static_bootstrap
+from mesh.gateway.security import DEFAULT_RATE, Rate
 from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
 from mesh.supervisor import Supervisor
@@ -37,6 +38,7 @@ class MeshPlan:
         run_dir: directory for the gateway's files; made if missing.
         node_command: starts one node; takes the node's flags.
         certs: folder of certificates, made if missing; plain text on every connection without it.
+        rate: how much each tenant may ask, with certificates only.
         security: what `start_mesh` made of `certs`.
     """
 
@@ -49,6 +51,7 @@ class MeshPlan:
     run_dir: Path
     node_command: tuple[str, ...] = NODE_COMMAND
     certs: Path | None = None
+    rate: Rate = DEFAULT_RATE
     security: LocalSecurity | None = None
 
 
@@ -112,7 +115,9 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     envoy = check_plan(plan)
     plan.run_dir.mkdir(parents=True, exist_ok=True)
     if plan.certs is not None:
-        plan = replace(plan, security=prepare_security(plan.certs, plan.run_dir, list(_tiers(plan)), datetime.now(UTC)))
+        plan = replace(
+            plan, security=prepare_security(plan.certs, plan.run_dir, list(_tiers(plan)), datetime.now(UTC), plan.rate)
+        )
     nodes = await _start_nodes(supervisor, plan)
     endpoints = await _start_delays(supervisor, plan, nodes)
     latency_ms = {**PRIOR_LATENCY_MS, Tier.CLOUD: PRIOR_LATENCY_MS[Tier.EDGE] + plan.rtt_ms}

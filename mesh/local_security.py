@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh.certs import AUDIENCE, ISSUER, LOCAL_HOSTS, CertStore, Identity, Role, Scope
 from mesh.certs.store import write_token
-from mesh.gateway.security import SecurityPlan, build_secrets
+from mesh.gateway.security import DEFAULT_RATE, Rate, SecurityPlan, build_secrets
 
 TENANT = "dev"
 _TRUST_DOMAIN = "starling"
@@ -42,18 +42,14 @@ class LocalSecurity:
             flags += ["--tls-client", f"spiffe://{self.plan.trust_domain}/{role}/"]
         return flags
 
-    def agent_flags(self) -> str:
-        """Returns what an agent's `starling call` needs to get in."""
-        files = self._files(_AGENT)
-        token = self.store.root / "tokens" / f"{TENANT}.jwt"
-        return f"--ca {files['ca']} --cert {files['cert']} --key {files['key']} --token-file {token}"
-
     def _files(self, holder: Identity) -> dict[str, str]:
         folder = self.store.folder(holder)
         return {"cert": str(folder / "tls.crt"), "key": str(folder / "tls.key"), "ca": str(folder / "ca.crt")}
 
 
-def prepare_security(certs: Path, run_dir: Path, nodes: Sequence[str], now: datetime) -> LocalSecurity:
+def prepare_security(
+    certs: Path, run_dir: Path, nodes: Sequence[str], now: datetime, rate: Rate = DEFAULT_RATE
+) -> LocalSecurity:
     """Makes whatever is missing and renews what ends soon; returns where it all is.
 
     Args:
@@ -61,6 +57,7 @@ def prepare_security(certs: Path, run_dir: Path, nodes: Sequence[str], now: date
         run_dir: existing directory for the gateway's files.
         nodes: names of the nodes.
         now: for what begins now.
+        rate: how much each tenant may ask.
 
     Raises:
         CertsError: the folder holds something else.
@@ -82,6 +79,7 @@ def prepare_security(certs: Path, run_dir: Path, nodes: Sequence[str], now: date
         trust_domain=store.trust_domain,
         issuer=ISSUER,
         audience=AUDIENCE,
+        rate=rate,
     )
     for path, resource in build_secrets(plan).items():
         path.write_text(json.dumps(resource, indent=1) + "\n", "utf-8")

@@ -17,8 +17,10 @@ from mesh.assets import get_model, get_repository, pull_missing
 from mesh.certs.app import DEFAULT_FOLDER
 from mesh.child import Child
 from mesh.errors import ChildFailed
+from mesh.gateway.security import DEFAULT_RATE, Rate
 from mesh.interrupt import Interrupted, unless, watch_interrupts
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, check_plan, start_mesh
+from mesh.local_security import TENANT, LocalSecurity
 from mesh.supervisor import Supervisor
 from services.host import Address, at_least, between, read_settings, setting
 
@@ -39,6 +41,11 @@ class UpSettings:
     repository: Path = setting(get_repository(os.environ), help="model repository of the nodes", metavar="DIR")
     out: Path = setting(Path("out/up"), help="folder for the gateway's configuration and log")
     secure: bool = setting(False, help="certificates on every connection, tokens, rights and limits at the gateway")
+    tenant_rate: int = setting(
+        DEFAULT_RATE.per_s,
+        help="requests a second of each tenant, with --secure; twice as many at once",
+        check=at_least(1),
+    )
     certs: Path = setting(DEFAULT_FOLDER, help="folder of certificates for --secure, made if missing", metavar="DIR")
 
     def conflicts(self) -> Iterable[str]:
@@ -69,6 +76,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         run_dir=settings.out,
         node_command=node_command,
         certs=settings.certs if settings.secure else None,
+        rate=Rate(settings.tenant_rate, 2 * settings.tenant_rate),
     )
     console = Console(soft_wrap=True)
     try:
@@ -91,6 +99,8 @@ async def _run(plan: MeshPlan, console: Console) -> None:
     async with watch_interrupts() as stop, Supervisor(left.put_nowait) as supervisor:
         mesh = await unless(stop, _start(supervisor, plan, console))
         console.print(build_panel(mesh, plan))
+        if mesh.security is not None:
+            console.print("\n".join(build_examples(mesh, mesh.security)), highlight=False, markup=False)
         while True:
             try:
                 child = await unless(stop, left.get())
@@ -123,19 +133,32 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
     facts.add_row()
     default = str(mesh.gateway) == "127.0.0.1:50051"
     target = "" if default else f"--target {mesh.gateway} "
-    call = f"starling call {model} {target}--input frame=@photo.jpg --out result.png"
     if mesh.security is None:
-        facts.add_row("try", call)
+        facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
         facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
     else:
-        root = mesh.security.store.root
-        facts.add_row("certificates", f"{root}  (`starling certs show --dir {root}`)")
-        facts.add_row()
-        facts.add_row("try", f"{call} \\")
-        facts.add_row("", f"    {mesh.security.agent_flags()}")
-        facts.add_row("", f"starling certs token --dir {root} --tenant acme")
-        facts.add_row("", f"starling certs rotate --dir {root}   while it runs")
+        facts.add_row("secure", f"certificates and tokens in {_shorten(mesh.security.store.root)}")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
+
+
+def build_examples(mesh: LocalMesh, security: LocalSecurity) -> list[str]:
+    """Returns commands to paste; they are too long for a panel."""
+    root = _shorten(security.store.root)
+    model = mesh.nodes[0].models[0].partition(":")[0] if mesh.nodes[0].models else "MODEL"
+    agent, token = f"{root}/agent/agent", f"{root}/tokens/{TENANT}.jwt"
+    mine = f"--ca {agent}/ca.crt --cert {agent}/tls.crt --key {agent}/tls.key"
+    grpcurl = mine.replace("--ca ", "-cacert ").replace("--", "-")
+    return [
+        f"starling call {model} --target {mesh.gateway} {mine} --token-file {token} --input frame=@photo.jpg",
+        f"grpcurl {grpcurl} {mesh.gateway} list",
+        f"starling certs token --dir {root} --tenant acme --scope infer",
+        f"starling certs rotate --dir {root}",
+    ]
+
+
+def _shorten(path: Path) -> Path:
+    """Returns a path as it is written from here, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _build_farewell(child: Child) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import socket
+import ssl
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,26 +23,31 @@ import jwt
 import numpy as np
 import pytest
 import pytest_asyncio
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starling.predict.v1 import model_service_pb2 as models_pb2
 from starling.predict.v1 import model_service_pb2_grpc as models_grpc
 
-from mesh.certs import AUDIENCE, ISSUER, CertStore, Identity, Role, Scope
+from mesh.certs import AUDIENCE, ISSUER, LOCAL_HOSTS, CertStore, Identity, Role, Scope
+from mesh.certs.folder import publish
 from mesh.certs.tokens import build_jwk
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.gateway.security import Rate
+from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.client import (
     AsyncClient,
     PermissionDenied,
     Prediction,
+    ResourceExhausted,
     StarlingError,
     Tls,
     Unauthenticated,
     Unavailable,
 )
 from services.host import Address
+from tests.support.node import wait_until
 
 _FAKE_NODE = Path(__file__).parents[1] / "support" / "fake_node.py"
 _FRAME = {"frame": np.zeros((1, 8, 8, 3), np.uint8)}
@@ -89,18 +99,10 @@ class Secure:
 
 @asynccontextmanager
 async def running(root: Path, *, edges: int = 2, **changes: Any) -> AsyncIterator[Secure]:
-    plan = MeshPlan(
-        gateway=Address("127.0.0.1", 0),
-        repository=root,
-        models=(),
-        edges=edges,
-        clouds=0,
-        rtt_ms=0,
-        run_dir=root,
-        node_command=(sys.executable, str(_FAKE_NODE), "--latency-ms", "1", "--queue-max", "1000"),
-        certs=root / "certs",
-        **changes,
-    )
+    fake = (sys.executable, str(_FAKE_NODE), "--latency-ms", "1", "--queue-max", "1000")
+    settings = {"repository": root, "models": (), "node_command": fake, **changes}
+    address = Address("127.0.0.1", 0)
+    plan = MeshPlan(gateway=address, edges=edges, clouds=0, rtt_ms=0, run_dir=root, certs=root / "certs", **settings)
     async with Supervisor() as supervisor:
         yield Secure(await start_mesh(supervisor, plan), root)
 
@@ -293,3 +295,114 @@ async def test_health_needs_a_certificate_and_no_token(secure: Secure) -> None:
     async with grpc.aio.secure_channel(str(secure.mesh.gateway), grpc.ssl_channel_credentials(*pem)) as channel:
         reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_tenant_at_fifty_times_its_rate_costs_another_nothing(tmp_path: Path) -> None:
+    rate, seconds = Rate(per_s=10, burst=10), 3.0
+    refusals: list[ResourceExhausted] = []
+    async with running(tmp_path, rate=rate) as secure:
+
+        async def send(client: AsyncClient, per_s: float) -> Counter[str]:
+            """Asks on a schedule, whatever comes back, and counts what does."""
+            results: Counter[str] = Counter()
+
+            async def one() -> None:
+                try:
+                    await ask(client)
+                    results["answered"] += 1
+                except ResourceExhausted as error:
+                    refusals.append(error)
+                    results["refused"] += 1
+
+            start = asyncio.get_running_loop().time()
+            async with asyncio.TaskGroup() as tasks:
+                for index in range(int(per_s * seconds)):
+                    due = start + index / per_s
+                    await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+                    tasks.create_task(one())
+            results["took_ms"] = round(1000 * (asyncio.get_running_loop().time() - start))
+            return results
+
+        async with secure.connect(secure.sign("noisy")) as noisy, secure.connect(secure.sign("quiet")) as quiet:
+            await ask(quiet)
+            flood, other = await asyncio.gather(send(noisy, 50 * rate.per_s), send(quiet, 0.8 * rate.per_s))
+        assert other["answered"] == int(0.8 * rate.per_s * seconds)
+        assert other["refused"] == 0
+        assert rate.per_s * seconds <= flood["answered"] <= rate.burst + rate.per_s * flood["took_ms"] / 1e3 + 1
+        assert flood["refused"] > 20 * flood["answered"]
+        assert {error.reason for error in refusals} == {"TENANT_OVER_RATE"}
+        assert "tenant noisy asks more often" in refusals[0].message
+        assert refusals[0].retry_delay_s == pytest.approx(0.1)
+
+
+async def test_a_node_with_the_certificate_of_another_gets_no_requests(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    store = CertStore(tmp_path / "certs")
+    store.create("starling", now)
+    real = store.issue(Identity(Role.NODE, "edge-1"), now, hosts=[*LOCAL_HOSTS, "edge-1"])
+    stolen = {name: (real / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")}
+    publish(store.folder(Identity(Role.NODE, "edge-2")), stolen, now)
+    async with running(tmp_path) as secure, secure.connect(secure.sign()) as client:
+        assert {(await ask(client)).node for _ in range(30)} == {"edge-1"}
+        stats = await asyncio.to_thread(_read_stats, secure, "cluster.nodes.ssl.fail_verify_san")
+        assert stats["cluster.nodes.ssl.fail_verify_san"] > 0
+
+
+async def test_renewing_every_certificate_under_load_fails_nothing(tmp_path: Path, repository: Path) -> None:
+    frame = {"x0": np.zeros((1, 64), np.float32)}
+    failures: list[StarlingError] = []
+    answered = 0
+    stop = asyncio.Event()
+    plan = {"repository": repository, "models": ("echo",), "node_command": NODE_COMMAND}
+    async with running(tmp_path, **plan) as secure:
+        token = secure.sign()
+
+        async def press(lasting: bool) -> None:
+            nonlocal answered
+            while not stop.is_set():
+                # Connections that exist keep what they began with; new ones see what is new.
+                async with secure.connect(token) as client:
+                    for _ in range(1000 if lasting else 3):
+                        if stop.is_set():
+                            break
+                        try:
+                            await client.predict("echo", frame, deadline_s=5)
+                            answered += 1
+                        except StarlingError as error:
+                            failures.append(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for lasting in (True, False, False):
+                tasks.create_task(press(lasting))
+            for _ in range(3):
+                before = await asyncio.to_thread(_served_serial, secure)
+                await asyncio.to_thread(secure.store.rotate, datetime.now(UTC))
+                assert await asyncio.to_thread(wait_until, lambda old=before: _served_serial(secure) != old)  # type: ignore[misc]
+                target = answered + 100
+                assert await asyncio.to_thread(wait_until, lambda least=target: answered >= least, limit_s=30)  # type: ignore[misc]
+            stop.set()
+    assert not failures, failures[0]
+    assert answered > 300
+
+
+def _read_stats(secure: Secure, name: str) -> dict[str, int]:
+    """Returns Envoy's counters whose name contains a word."""
+    with urllib.request.urlopen(f"http://{secure.mesh.admin}/stats?filter={name}", timeout=5) as reply:
+        lines = reply.read().decode().splitlines()
+    return {key: int(value) for key, value in (line.split(": ") for line in lines)}
+
+
+def _served_serial(secure: Secure) -> int:
+    """Returns the serial number of the certificate that the gateway shows a new connection."""
+    folder = secure.store.folder(_AGENT)
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    context.set_alpn_protocols(["h2"])
+    address = (secure.mesh.gateway.host, secure.mesh.gateway.port)
+    with (
+        socket.create_connection(address, 5) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as connection,
+    ):
+        der = connection.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.client import Client, Tls, Unavailable
 from tests.support.processes import find_processes, wait_for_none
 
 _FAKE_MESH = Path(__file__).parents[1] / "support" / "fake_mesh.py"
@@ -95,3 +97,19 @@ def test_a_mesh_of_no_nodes_is_refused(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=30)
         assert process.returncode != 0
         assert "a mesh has at least one node" in err
+
+
+def test_a_secure_mesh_says_how_to_get_in(tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    with running(tmp_path, "--secure", "--certs", str(certs)) as process:
+        said = read_until(process, "starling certs rotate")
+        command = next(line for line in said.splitlines() if line.startswith("starling call nanodet")).split()
+        flags = dict(zip(command[3::2], command[4::2], strict=True))
+        tls = Tls(ca=flags["--ca"], cert=flags["--cert"], key=flags["--key"], token=flags["--token-file"])
+        frame = {"frame": np.zeros((1, 8, 8, 3), np.uint8)}
+        with Client(flags["--target"], tls=tls) as client:
+            assert client.predict("nanodet", frame, deadline_s=10).model == "nanodet"
+        with Client(flags["--target"]) as client, pytest.raises(Unavailable):
+            client.predict("nanodet", frame, deadline_s=10)
+        assert "PRIVATE" not in said
+        assert (certs / "tokens" / "dev.jwt").read_text().strip() not in said
