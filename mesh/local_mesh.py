@@ -11,6 +11,7 @@ from pathlib import Path
 from mesh.child import Child
 from mesh.gateway import check_listen, envoy_program, find_envoy, static_bootstrap
 from mesh.gateway.security import DEFAULT_RATE, Rate
+from mesh.hosts import THIS_MACHINE, Hosts
 from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
 from mesh.supervisor import Supervisor
@@ -40,6 +41,7 @@ class MeshPlan:
         certs: folder of certificates, made if missing; plain text on every connection without it.
         rate: how much each tenant may ask, with certificates only.
         security: what `start_mesh` made of `certs`.
+        hosts: where to run each node, by its name, and the gateway, as `gateway`.
     """
 
     gateway: Address
@@ -53,6 +55,7 @@ class MeshPlan:
     certs: Path | None = None
     rate: Rate = DEFAULT_RATE
     security: LocalSecurity | None = None
+    hosts: Hosts = THIS_MACHINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ def check_plan(plan: MeshPlan) -> Path:
         PortTaken, AddressUnusable: the gateway's address cannot be listened on.
     """
     envoy = find_envoy()
-    check_listen(plan.gateway, "--gateway")
+    if plan.hosts is THIS_MACHINE:  # other hosts are new: nobody else listens there
+        check_listen(plan.gateway, "--gateway")
     return envoy
 
 
@@ -123,7 +127,8 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     latency_ms = {**PRIOR_LATENCY_MS, Tier.CLOUD: PRIOR_LATENCY_MS[Tier.EDGE] + plan.rtt_ms}
     weights = prior_weights(endpoints, latency_ms)
     bootstrap = static_bootstrap(plan.gateway, endpoints, weights, plan.security.plan if plan.security else None)
-    (gateway,) = await supervisor.start([envoy_program(envoy, bootstrap, plan.run_dir)])
+    program = plan.hosts.place("gateway", envoy_program(envoy, bootstrap, plan.run_dir))
+    (gateway,) = await supervisor.start([program])
     facts = gateway.facts
     return LocalMesh(Address.parse(facts["grpc"]), Address.parse(facts["admin"]), nodes, gateway, plan.security)
 
@@ -137,7 +142,7 @@ async def _start_nodes(supervisor: Supervisor, plan: MeshPlan) -> tuple[RunningN
 
 async def _start_delays(supervisor: Supervisor, plan: MeshPlan, nodes: tuple[RunningNode, ...]) -> list[Endpoint]:
     """Returns where the gateway reaches each node: near ones directly, far ones through a delay."""
-    far = [node for node in nodes if node.tier is Tier.CLOUD and plan.rtt_ms > 0]
+    far = [node for node in nodes if node.tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
     delays = await supervisor.start(_delay_program(node, plan.rtt_ms) for node in far)
     reached_at: Mapping[str, Address] = {
         node.name: Address.parse(delay.facts["listen"]) for node, delay in zip(far, delays, strict=True)
@@ -151,12 +156,13 @@ def _tiers(plan: MeshPlan) -> dict[str, Tier]:
 
 
 def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
+    listen = str(Address(plan.hosts.get_address(name), 0))
     flags = {
         "--repository": str(plan.repository),
         "--name": name,
         "--tier": str(tier),
-        "--grpc": str(_FREE_PORT),
-        "--metrics": str(_FREE_PORT),
+        "--grpc": listen,
+        "--metrics": listen,
     }
     words = [word for flag in flags.items() for word in flag]
     for model in plan.models:
@@ -164,7 +170,8 @@ def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
     if plan.security is not None:
         words += plan.security.node_flags(name)
     command = (*plan.node_command, *words)
-    return Program(name, command, ready_timeout_s=_NODE_READY_S, stop_grace_s=_NODE_GRACE_S)
+    program = Program(name, command, ready_timeout_s=_NODE_READY_S, stop_grace_s=_NODE_GRACE_S)
+    return plan.hosts.place(name, program)
 
 
 def _delay_program(node: RunningNode, rtt_ms: float) -> Program:

@@ -14,6 +14,7 @@ from mesh.demo.run import DemoRun
 from mesh.demo.settings import DemoSettings
 from mesh.interrupt import Interrupted
 from mesh.local_mesh import NODE_COMMAND, MeshPlan
+from mesh.testbed.status import build_table as build_links
 from services.host import read_settings
 
 _EXIT_FAILED = 1
@@ -54,6 +55,8 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         return _EXIT_INTERRUPTED
     report = monitor.build_report(run.tier_by_node)
     show_results(console, settings, report)
-    for path in write_results(settings, monitor, report, interrupted=run.interrupted):
+    if run.links is not None:
+        console.print(build_links(run.links.lanes, f"links: {run.links.what}"))
+    for path in write_results(settings, monitor, report, run):
         console.print(str(path), highlight=False)
     return 0 if report.is_good else _EXIT_FAILED

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mesh.demo.monitor import Monitor
 from mesh.demo.report import Report
+from mesh.demo.run import Ending
 from mesh.demo.samples import choose_samples
 from mesh.demo.settings import DemoSettings
 from mesh.demo.table import build_notes, build_table
@@ -24,7 +25,7 @@ def show_results(console: Console, settings: DemoSettings, report: Report) -> No
         console.print(note, highlight=False)
 
 
-def write_results(settings: DemoSettings, monitor: Monitor, report: Report, *, interrupted: bool) -> Sequence[Path]:
+def write_results(settings: DemoSettings, monitor: Monitor, report: Report, ending: Ending) -> Sequence[Path]:
     """Writes the report and the picture into `settings.out`; returns their paths.
 
     Raises:
@@ -34,7 +35,8 @@ def write_results(settings: DemoSettings, monitor: Monitor, report: Report, *, i
     document = {
         "name": "demo",
         **report.to_json(),
-        "interrupted": interrupted,
+        "interrupted": ending.interrupted,
+        **({"testbed": ending.links.to_json()} if ending.links is not None else {}),
         "first_answer_s": monitor.first_answer_s,
         "events": monitor.events,
         "model": dict(monitor.started.model),

@@ -22,6 +22,9 @@ class DemoSettings:
     hz: float = setting(4.0, help="frames per second of each agent", check=between(0.01, 100))
     seconds: float = setting(20.0, help="length of the measurement", check=above(0))
     rtt_ms: float = setting(40.0, help="round trip to the cloud nodes", check=between(0, 10_000))
+    testbed: bool = setting(False, help="give agents, gateway and nodes a host each, with real links (needs root)")
+    jitter_ms: float = setting(3.0, help="with --testbed, jitter of the way to the cloud", check=between(0, 10_000))
+    loss: float = setting(0.0, help="with --testbed, share of packets lost on that way, 0 to 1", check=between(0, 1))
     deadline_ms: float = setting(100.0, help="time an answer may take", check=above(0))
     out: Path = setting(Path("out/demo"), help="folder for report.json and report.png")
     model: str = setting("nanodet", help="detector to ask", check=not_empty)
@@ -54,6 +57,7 @@ class DemoSettings:
             "deadline_ms": self.deadline_ms,
             "model": self.model,
             "seed": self.seed,
+            "testbed": self.testbed,
             "edges": self.edges,
             "clouds": self.clouds,
         }

@@ -36,6 +36,8 @@ class DelayedTestbed:
         WireMissing: the plan or the caller needs packets.
     """
 
+    has_links = False
+
     def __init__(self, plan: TestbedPlan, supervisor: Supervisor, why: str, *, needs_wire: bool = False) -> None:
         lossy = [link.name for link in plan.links if 0 < link.shape.loss < 1 or link.shape.reorder]
         if needs_wire or lossy:

@@ -34,6 +34,10 @@ class Testbed(Protocol):
     def what(self) -> str:
         """Which kind it is and why, for people."""
 
+    @property
+    def has_links(self) -> bool:
+        """Whether distance lies between the hosts by itself; else `reach` stands in for it."""
+
     def get_address(self, host: str) -> str:
         """Returns the address that servers of a host listen on."""
 

@@ -27,6 +27,7 @@ class WiredTestbed:
     """
 
     what = "network namespaces joined by TUN devices"
+    has_links = True
 
     def __init__(self, plan: TestbedPlan, namespaces: Mapping[str, str]) -> None:
         self._plan, self._namespaces = plan, namespaces

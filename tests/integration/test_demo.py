@@ -230,6 +230,32 @@ def test_a_file_that_is_no_video_is_named(start_demo: StartDemo, tmp_path: Path)
     assert f"found a file that is no video at {bad}" in err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
+def test_a_demo_over_real_links_says_what_they_carried(start_demo: StartDemo, tmp_path: Path) -> None:
+    flags = ("--testbed", "--rtt-ms", "30", "--jitter-ms", "2", "--deadline-ms", "1000")
+    demo = start_demo("--agents", "4", "--hz", "5", "--seconds", "2", *flags)
+    exit_code, out, err = demo.end()
+    assert (exit_code, err) == (0, "")
+    assert "links: network namespaces joined by TUN devices" in out
+    report = demo.read_report()
+    assert report["sent"] == report["answered"] == 40
+    lanes = {(lane["from"], lane["to"]): lane for lane in report["testbed"]["lanes"]}
+    assert len(lanes) == 8
+    cloud = lanes["gateway", "cloud-1"]
+    assert (cloud["delay_ms"], cloud["jitter_ms"], cloud["lost"]) == (15, 2, 0)
+    assert cloud["packets"] > 0  # health checks at least
+    frames_bytes = 40 * 416 * 416 * 3
+    assert lanes["agents", "gateway"]["bytes"] > frames_bytes
+    to_nodes = sum(lane["bytes"] for (origin, to), lane in lanes.items() if origin == "gateway" and to != "agents")
+    assert to_nodes > frames_bytes
+    # What the agents saw holds the radio's and, for the cloud, the region's way there and back.
+    assert report["p50_ms"] >= 2 * 0.5
+    if report["nodes"]["cloud-1"]["answered"]:
+        assert report["nodes"]["cloud-1"]["p50_ms"] >= 2 * (13 + 0.5)
+    assert wait_for_none(str(tmp_path)) == {}
+    assert wait_for_none(f"demo-{demo.process.pid}") == {}
+
+
 @pytest.mark.assets
 def test_real_nodes_find_people_and_lose_no_frame_when_one_leaves(tmp_path: Path) -> None:
     flags = ("--agents", "4", "--hz", "3", "--seconds", "6", "--deadline-ms", "1000")

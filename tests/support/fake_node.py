@@ -189,7 +189,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    facts = f"grpc=127.0.0.1:{port} metrics=127.0.0.1:0"
+    host = arguments.grpc.rpartition(":")[0]
+    facts = f"grpc={host}:{port} metrics={host}:0"
     print(f"ready {facts} models={','.join(f'{m}:1' for m in models)}", flush=True)
     await stop.wait()
     predict.draining = True
