@@ -28,6 +28,7 @@ _EPILOG = """examples:
   starling call nanodet --input frame=@photo.jpg --out result.png
   starling call raptor --input obs=zeros:1x22:fp32 --input h=zeros:1x16:fp32 --json
   starling call nanodet --input frame=@photo.jpg --ca ca.crt --cert tls.crt --key tls.key --token-file acme.jwt
+  starling call silero-vad --input audio=zeros:1x512:fp32 --sequence-id microphone --sequence-start
 """
 
 
@@ -45,7 +46,13 @@ def main(argv: Sequence[str]) -> int:
             model = _find_model(client, options.model, options.version)
             inputs = read_inputs(options.input, model)
             prediction = client.predict(
-                options.model, inputs, deadline_s=options.deadline_ms / 1e3, version=options.version
+                options.model,
+                inputs,
+                deadline_s=options.deadline_ms / 1e3,
+                version=options.version,
+                sequence_id=options.sequence_id,
+                sequence_start=options.sequence_start,
+                sequence_end=options.sequence_end,
             )
         _show(prediction, model, as_json=options.json, min_score=options.min_score)
         if out is not None:
@@ -79,6 +86,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--target", metavar="HOST:PORT", default="127.0.0.1:50051", help="gateway or node (default: %(default)s)")
     add("--deadline-ms", metavar="MS", type=float, default=1000.0, help="time to wait (default: %(default)g)")
     add("--version", metavar="N", type=int, default=0, help="version of the model (default: the highest loaded)")
+    add("--sequence-id", metavar="ID", default="", help="sequence that the request is a step of")
+    add("--sequence-start", action="store_true", help="it is the first step: its state begins with zeros")
+    add("--sequence-end", action="store_true", help="it is the last step: its state is freed")
     add("--out", metavar="FILE", help=".png or .jpg: the picture with what was found; .npz: the arrays")
     add("--min-score", metavar="X", type=float, default=0.35, help="lowest score shown (default: %(default)g)")
     add("--ca", metavar="FILE", help="authorities to trust, PEM; connects with TLS")

@@ -236,7 +236,7 @@ class AccumulatingEngine final : public Engine {
       h[r] = state[r];
       y[r] = advance(h[r], x[r]);
     }
-    const Shape shape{batch.bucket, 1};
+    const Shape shape = batch.inputs[0].shape;
     batch.outputs = {{reinterpret_cast<const std::uint8_t*>(y.data()), shape},
                      {reinterpret_cast<const std::uint8_t*>(h.data()), shape}};
     std::this_thread::sleep_for(run.load());
@@ -320,6 +320,61 @@ void run_interleaved(std::uint32_t seed, const std::vector<std::int64_t>& bucket
 TEST(StatefulModel, InterleavedSequencesEqualEachRunAlone) {
   for (std::uint32_t seed = 0; seed < 12; ++seed) {
     run_interleaved(seed, {1, 2, 8}, 1 + static_cast<int>(seed % 3), microseconds(seed % 4 == 0 ? 0 : 200));
+  }
+}
+
+// The same with everything that can happen to a step: what is answered is what the answered ones before it left.
+void run_with_faults(std::uint32_t seed) {
+  std::mt19937 rng(seed);
+  Served served(accumulating({1, 2, 4}, 1 + static_cast<int>(seed % 2)), microseconds(100),
+                3 + static_cast<int>(rng() % 5));
+  std::vector<std::vector<std::unique_ptr<TestRequest>>> sent(5);
+  for (int i = 0; i < 120; ++i) {
+    const auto s = rng() % sent.size();
+    const bool start = sent[s].empty() || rng() % 10 == 0;
+    sent[s].push_back(step(std::to_string(s), start, false, static_cast<float>(rng() % 100)));
+    auto& request = *sent[s].back();
+    if (rng() % 6 == 0) request.deadline = Clock::now() + microseconds(rng() % 2000);
+    served.model->submit(request);
+    if (rng() % 8 == 0) served.model->cancel(*sent[s][rng() % sent[s].size()]);
+    if (rng() % 8 == 0) std::this_thread::sleep_for(microseconds(rng() % 500));
+  }
+  std::map<Reason, int> reasons;
+  for (auto& steps : sent) {
+    float state = 0;
+    bool lives = false;
+    for (auto& request : steps) {
+      const auto& status = request->wait().status;
+      ++reasons[status.reason];
+      EXPECT_EQ(request->completions, 1);
+      if (request->sequence_start) {
+        lives = status.ok();
+        state = 0;
+      }
+      if (!lives) EXPECT_FALSE(status.ok()) << "seed " << seed;
+      if (status.ok()) EXPECT_EQ(answer_of(*request), advance(state, request->values()[0])) << "seed " << seed;
+    }
+  }
+  EXPECT_GT(reasons[Reason::kNone], 0);
+  EXPECT_GT(reasons.size(), 2U);
+  served.model->drain(Clock::now() + milliseconds(100));
+  EXPECT_EQ(served.model->queued(), 0U);
+}
+
+TEST(StatefulModel, FaultsDoNotAdvanceTheStateWhateverTheSchedule) {
+  for (std::uint32_t seed = 0; seed < 16; ++seed) run_with_faults(seed);
+}
+
+TEST(StatefulModel, AModelWithoutBatchDimensionKeepsStateToo) {
+  auto config = accumulating({1}, 1);
+  config.batched = false;
+  Served served(config);
+  float state = 0;
+  for (int i = 0; i < 5; ++i) {
+    auto request = step("a", i == 0, false, static_cast<float>(i));
+    request->inputs[0].shape = {1};  // the whole shape
+    served.model->submit(*request);
+    EXPECT_EQ(answer_of(*request), advance(state, static_cast<float>(i)));
   }
 }
 

@@ -188,6 +188,14 @@ def test_a_wrong_command_line_is_explained(call: Call, tmp_path: Path, argv: lis
     assert says in errors
 
 
+def test_a_step_of_a_sequence_says_so(call: Call, node: FakeNode) -> None:
+    step = ("policy", "--input", "obs=zeros:1x22:fp32", "--input", "h=zeros:1x16:fp32", "--sequence-id", "drone-7")
+    for flags in (("--sequence-start",), (), ("--sequence-end",)):
+        assert call(*step, *flags)[0] == 0
+    said = [(one.sequence_id, one.sequence_start, one.sequence_end) for one in node.requests]
+    assert said == [("drone-7", True, False), ("drone-7", False, False), ("drone-7", False, True)]
+
+
 def test_several_arrays_in_one_file_are_refused(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "several.npy"
     with path.open("wb") as file:

@@ -69,6 +69,8 @@ def test_arrays_go_in_and_come_out(node: FakeNode) -> None:
             sequence=9,
             priority=2,
             budget_s=0.05,
+            sequence_id="microphone",
+            sequence_start=True,
         )
     assert np.array_equal(prediction["frame"], FRAME)
     assert not prediction["frame"].flags.writeable
@@ -78,6 +80,7 @@ def test_arrays_go_in_and_come_out(node: FakeNode) -> None:
     assert 0 < prediction.round_trip_us < 10_000_000
     (request,) = node.requests
     assert (request.stream_id, request.sequence, request.priority) == ("cam", 9, 2)
+    assert (request.sequence_id, request.sequence_start, request.sequence_end) == ("microphone", True, False)
     assert (list(request.output_names), request.budget.ToMilliseconds()) == (["frame"], 50)
     assert node.metadata["x-agent-id"] == "drone-7"
 
@@ -324,6 +327,18 @@ def test_a_budget_is_spent_anew_by_a_second_try_but_the_deadline_is_not(node: Fa
         with pytest.raises(DeadlineUnmeetable):
             client.predict("m", {"x": FRAME}, deadline_s=0.068)
     assert len(node.requests) == 1
+
+
+def test_a_step_is_sent_again_only_when_it_did_not_run() -> None:
+    policy = RetryPolicy()
+
+    def is_tried_again(error: StarlingError, *, is_step: bool) -> bool:
+        return policy.get_wait_s(error, attempt=1, left_s=9.0, rng=Random(7), is_step=is_step) is not None
+
+    lost = Unavailable("cannot reach the node", reason="")
+    assert (is_tried_again(lost, is_step=False), is_tried_again(lost, is_step=True)) == (True, False)
+    for refusal in (Draining("going", reason="DRAINING"), QueueFull("full", retry_delay_s=0.1)):
+        assert is_tried_again(refusal, is_step=True)
 
 
 def test_waits_grow_stay_bounded_and_obey_the_node() -> None:
