@@ -564,7 +564,7 @@ std::size_t Model::queued() const {
 SequenceStats Model::sequences() const {
   const std::lock_guard lock(mutex_);
   if (!sequences_) return {};
-  return {sequences_->open(), sequences_->started(), sequences_->expired()};
+  return {sequences_->open(), sequences_->started(), sequences_->expired(), sequences_->displaced()};
 }
 
 bool Model::healthy() const {

@@ -17,7 +17,8 @@ namespace starling {
 struct SequenceStats {
   std::size_t open = 0;
   std::uint64_t started = 0;
-  std::uint64_t expired = 0;  // forgotten because they were idle
+  std::uint64_t expired = 0;    // forgotten because they were idle
+  std::uint64_t displaced = 0;  // forgotten to make room for another tenant
 };
 
 // Thread-safe. Construct, then warm_up(), then submit(); drain() before the last reference goes.

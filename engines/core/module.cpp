@@ -218,6 +218,7 @@ nb::dict describe(const Model& model) {
   out["sequences"] = sequences.open;
   out["sequences_started"] = sequences.started;
   out["sequences_expired"] = sequences.expired;
+  out["sequences_displaced"] = sequences.displaced;
   out["buckets"] = buckets;
   out["classes"] = classes;
   out["early"] = histogram(stats.early);

@@ -23,8 +23,9 @@ Sequences::Sequences(const SequenceOptions& options) : options_(options) {}
 
 Status Sequences::missing(const Request& request) const {
   return {Reason::kSequenceNotFound,
-          "there is no sequence \"" + request.sequence_id + "\": it was not started here, has ended, or was idle for " +
-              std::to_string(options_.idle_us) + " us; send its first step again, with sequence_start",
+          "there is no sequence \"" + request.sequence_id + "\": it was not started here, has ended, was idle for " +
+              std::to_string(options_.idle_us) +
+              " us, or made room for another tenant; send its first step again, with sequence_start",
           0,
           {{"sequence_id", request.sequence_id}}};
 }
@@ -52,11 +53,13 @@ Status Sequences::enter(Request& request, TimePoint now) {
   if (request.sequence_start) {
     if (it != open_.end()) {
       close(it);
-    } else if (open_.size() >= options_.sequences_max) {
+    } else if (open_.size() >= options_.sequences_max && !make_room_for(request.tenant)) {
       return full(now);
     }
     auto begun = std::make_shared<Sequence>();
     begun->key_ = key;
+    begun->tenant_ = request.tenant;
+    ++tenants_[request.tenant].open;
     begun->state = zeros(options_.states);
     begun->next = begun->state;
     it = open_.emplace(std::move(key), std::move(begun)).first;
@@ -64,7 +67,7 @@ Status Sequences::enter(Request& request, TimePoint now) {
   } else if (it == open_.end()) {
     return missing(request);
   } else if (it->second->line_.empty()) {
-    idle_.erase(it->second->idle_);
+    wake(*it->second);
   }
   auto& line = it->second->line_;
   if (!line.empty()) {
@@ -93,7 +96,8 @@ Status Sequences::check(const Request& request) const {
 // New steps do not find it any more; those in line keep it.
 void Sequences::close(Open::iterator it) {
   auto& sequence = *it->second;
-  if (sequence.line_.empty()) idle_.erase(sequence.idle_);
+  if (sequence.line_.empty()) wake(sequence);
+  if (const auto tenant = tenants_.find(sequence.tenant_); --tenant->second.open == 0) tenants_.erase(tenant);
   sequence.open_ = false;
   open_.erase(it);
 }
@@ -112,11 +116,32 @@ Request* Sequences::leave(Request& request, bool answered, TimePoint now) {
     stop_waiting(*line.front(), waiting_.at(line.front()));
     return line.front();
   }
-  if (sequence->open_) {
-    sequence->idle_since_ = now;
-    sequence->idle_ = idle_.insert(idle_.end(), sequence.get());
-  }
+  if (sequence->open_) rest(*sequence, now);
   return nullptr;
+}
+
+void Sequences::rest(Sequence& sequence, TimePoint now) {
+  auto& of_tenant = tenants_.at(sequence.tenant_).idle;
+  sequence.idle_since_ = now;
+  sequence.idle_ = idle_.insert(idle_.end(), &sequence);
+  sequence.idle_of_tenant_ = of_tenant.insert(of_tenant.end(), &sequence);
+}
+
+void Sequences::wake(Sequence& sequence) {
+  idle_.erase(sequence.idle_);
+  tenants_.at(sequence.tenant_).idle.erase(sequence.idle_of_tenant_);
+}
+
+// Forgets the longest idle sequence of the tenant that keeps most, if that leaves it no fewer than the newcomer.
+bool Sequences::make_room_for(const std::string& tenant) {
+  const auto own = tenants_.find(tenant);
+  const auto kept = own == tenants_.end() ? 0 : own->second.open;
+  const auto most = std::max_element(tenants_.begin(), tenants_.end(),
+                                     [](const auto& a, const auto& b) { return a.second.open < b.second.open; });
+  if (most == tenants_.end() || most->second.open <= kept + 1 || most->second.idle.empty()) return false;
+  close(open_.find(most->second.idle.front()->key_));
+  ++displaced_;
+  return true;
 }
 
 void Sequences::stop_waiting(Request& request, TimePoint deadline) {

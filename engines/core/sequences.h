@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -38,11 +39,14 @@ class Sequence {
  private:
   friend class Sequences;
   std::string key_;
+  std::string tenant_;
   std::deque<Request*> line_;  // arrival order; the first has the turn
   bool open_ = true;           // new steps may find it
   bool over_ = false;          // it ended, or never began: those still in line have nothing to go on with
   TimePoint idle_since_;
-  std::list<Sequence*>::iterator idle_;  // while open with nobody in line
+  // In both lists while open with nobody in line.
+  std::list<Sequence*>::iterator idle_;
+  std::list<Sequence*>::iterator idle_of_tenant_;
 };
 
 // The sequences of one model. Not thread-safe: its model holds a lock around each call. Time is an argument.
@@ -53,6 +57,9 @@ class Sequence {
 //
 // A start of a sequence that exists begins another one of that name; steps that arrived before it still go on with the
 // old one. Tenants choose names without knowing of each other.
+//
+// Room is shared between tenants: when there is none, a start of a tenant that keeps fewer sequences than another one
+// takes the place of the longest idle sequence of whoever keeps most.
 class Sequences {
  public:
   explicit Sequences(const SequenceOptions& options);
@@ -96,23 +103,33 @@ class Sequences {
   std::uint64_t waiting_bytes() const noexcept { return waiting_bytes_; }
   std::uint64_t started() const noexcept { return started_; }
   std::uint64_t expired() const noexcept { return expired_; }
+  std::uint64_t displaced() const noexcept { return displaced_; }
 
  private:
+  struct Tenant {
+    std::size_t open = 0;
+    std::list<Sequence*> idle;  // longest idle first
+  };
   using Open = std::unordered_map<std::string, std::shared_ptr<Sequence>>;
 
   void close(Open::iterator it);
+  void rest(Sequence& sequence, TimePoint now);
+  void wake(Sequence& sequence);
+  bool make_room_for(const std::string& tenant);
   void stop_waiting(Request& request, TimePoint deadline);
   Status missing(const Request& request) const;
   Status full(TimePoint now) const;
 
   const SequenceOptions& options_;
   Open open_;
-  std::list<Sequence*> idle_;  // longest idle first
+  std::list<Sequence*> idle_;              // longest idle first
+  std::map<std::string, Tenant> tenants_;  // with at least one open sequence
   std::unordered_map<const Request*, TimePoint> waiting_;
   std::set<std::pair<TimePoint, Request*>> deadlines_;  // of those that wait
   std::uint64_t waiting_bytes_ = 0;
   std::uint64_t started_ = 0;
   std::uint64_t expired_ = 0;
+  std::uint64_t displaced_ = 0;
 };
 
 }  // namespace starling

@@ -115,8 +115,12 @@ def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     expired = CounterMetricFamily(
         "starling_sequences_expired", "Sequences forgotten because they were idle", labels=_LABELS
     )
+    displaced = CounterMetricFamily(
+        "starling_sequences_displaced", "Sequences forgotten to make room for another tenant", labels=_LABELS
+    )
     for model in models:
         labels = _labels(model)
+        displaced.add_metric(labels, model["sequences_displaced"])
         kept.add_metric(labels, model["sequences"])
         started.add_metric(labels, model["sequences_started"])
         expired.add_metric(labels, model["sequences_expired"])
@@ -126,7 +130,7 @@ def _counters(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         runs.add_metric(labels, model["executions"])
         late.add_metric(labels, model["expired_executed"])
         queued.add_metric(labels, model["queued"])
-    yield from (requests, rows, runs, late, queued, kept, started, expired)
+    yield from (requests, rows, runs, late, queued, kept, started, expired, displaced)
 
 
 def _caches(stats: Mapping[str, int]) -> Iterator[Metric]:
