@@ -75,6 +75,7 @@ class ModelInfo:
         timings: measured engine times, one per bucket; empty unless ready.
         license: SPDX identifier of the weights' licence; may be empty.
         engine_properties: how the runtime runs it.
+        stateful: whether requests must name a sequence, because the node keeps state for it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ModelInfo:
     timings: tuple[BucketTiming, ...]
     license: str
     engine_properties: Mapping[str, str]
+    stateful: bool = False
 
     @property
     def labels_by_output(self) -> Mapping[str, tuple[str, ...]]:
@@ -118,6 +120,7 @@ def read_model(model: pb.Model) -> ModelInfo:
         ),
         license=model.license,
         engine_properties=MappingProxyType(dict(model.engine_properties)),
+        stateful=model.stateful,
     )
 
 

@@ -48,6 +48,7 @@ def to_message(status: ModelStatus) -> pb.Model:
         message.outputs.extend(_spec(t, status.labels if t.label_filename else ()) for t in status.config.outputs)
         message.max_batch_size = status.config.max_batch_size
         message.batch_buckets.extend(status.config.buckets)
+        message.stateful = bool(status.config.states)
     if status.native is not None:
         message.engine = status.native["engine"]
         message.engine_properties.update(status.native["engine_properties"])

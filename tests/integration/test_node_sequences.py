@@ -108,6 +108,7 @@ def test_agents_see_no_states(node: RunningNode) -> None:
     with Client(node.target) as client:
         found = client.model("sum")
     assert ([one.name for one in found.inputs], [one.name for one in found.outputs]) == (["x0"], ["y0"])
+    assert found.stateful
     hidden = PredictRequest(
         model_name="sum",
         inputs=[tensor("x0", (1, 1)), tensor("h", (1, 1))],

@@ -8,7 +8,7 @@ import pytest
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.tensor.v1.tensor_pb2 import DATA_TYPE_INT32, DATA_TYPE_UINT8
 
-from engines import DataType, ModelConfig, Postprocess, TensorConfig
+from engines import DataType, ModelConfig, Postprocess, StateConfig, TensorConfig
 from services.predict.model_service import to_message
 from services.predict.models import ModelStatus, State
 
@@ -43,12 +43,20 @@ def test_a_ready_version_says_everything() -> None:
     assert (message.engine, message.license, message.max_batch_size) == ("openvino_cpu", "Apache-2.0", 8)
     assert list(message.batch_buckets) == [1, 2, 4, 8]
     assert dict(message.engine_properties) == {"NUM_STREAMS": "2"}
+    assert not message.stateful
     (frame,) = message.inputs
     assert (frame.name, frame.data_type, list(frame.dims)) == ("frame", DATA_TYPE_UINT8, [-1, -1, 3])
     assert [(one.name, one.data_type, list(one.dims)) for one in message.outputs] == [
         ("classes", DATA_TYPE_INT32, [100]),
         ("count", DATA_TYPE_INT32, []),
     ]
+
+
+def test_a_version_that_keeps_state_says_so() -> None:
+    config = replace(CONFIG, postprocess=Postprocess.NONE, states=(StateConfig("h", "h_out", DataType.FP32, (1,)),))
+    message = to_message(replace(READY, config=config))
+    assert message.stateful
+    assert [one.name for one in (*message.inputs, *message.outputs)] == ["frame", "classes", "count"]
 
 
 def test_labels_go_only_to_the_output_that_names_a_file() -> None:

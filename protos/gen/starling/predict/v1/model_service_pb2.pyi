@@ -124,6 +124,7 @@ class Model(_message.Message):
     LICENSE_FIELD_NUMBER: _builtins.int
     ENGINE_PROPERTIES_FIELD_NUMBER: _builtins.int
     AUTOPILOT_FIELD_NUMBER: _builtins.int
+    STATEFUL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as in the repository."""
     version: _builtins.int
@@ -138,6 +139,8 @@ class Model(_message.Message):
     """Most rows in one request and in one batch, >= 1."""
     license: _builtins.str
     """SPDX identifier of the weights' licence; empty when the manifest has none."""
+    stateful: _builtins.bool
+    """Whether the node keeps state for it: its requests must name a sequence, see PredictRequest.sequence_id."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]:
         """Inputs in signature order."""
@@ -178,10 +181,11 @@ class Model(_message.Message):
         license: _builtins.str = ...,
         engine_properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         autopilot: Global___Autopilot | None = ...,
+        stateful: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot", "batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot", "batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "stateful", b"stateful", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
