@@ -66,29 +66,32 @@ Shape state_shape(const ModelConfig& config, std::size_t state, std::int64_t buc
 
 }  // namespace
 
-void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows,
+void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>& requests, Engine& engine,
                          Batch& batch) {
-  const auto& signature = config.signature;
-  batch.bucket = bucket_rows;
-  inputs_.resize(signature.inputs.size());
-  batch.inputs.resize(signature.inputs.size());
-  for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+  const auto count = config.signature.inputs.size();
+  inputs_.resize(count);
+  batch.inputs.resize(count);
+  for (std::size_t i = 0; i < count; ++i) {
     const auto& first = requests.front()->inputs[i];
     auto& target = batch.inputs[i];
     target.shape = first.shape;
-    if (config.batched) target.shape.front() = bucket_rows;
+    if (config.batched) target.shape.front() = batch.bucket;
     const auto row = row_bytes(first.data_type, first.shape, config.batched);
-    auto& buffer = inputs_[i];
-    buffer.resize(row * static_cast<std::size_t>(bucket_rows));
-    auto* out = buffer.data();
+    const auto size = row * static_cast<std::size_t>(batch.bucket);
+    auto* begin = engine.input_place(batch.slot, batch.bucket, i);
+    if (begin == nullptr) {
+      inputs_[i].resize(size);
+      begin = inputs_[i].data();
+    }
+    auto* out = begin;
     for (const Request* request : requests) {
       for (const auto piece : request->inputs[i].data) {
         std::memcpy(out, piece.data(), piece.size());
         out += piece.size();
       }
     }
-    std::memset(out, 0, static_cast<std::size_t>(buffer.data() + buffer.size() - out));
-    target.data = buffer.data();
+    std::memset(out, 0, static_cast<std::size_t>(begin + size - out));
+    target.data = begin;
   }
 }
 

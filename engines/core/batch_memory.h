@@ -11,8 +11,9 @@ namespace starling {
 // Input memory of one slot, grown to the largest batch it has held.
 class BatchMemory {
  public:
-  // Points `batch` at contiguous inputs with the requests' rows in order, zero-padded to `bucket_rows`.
-  void gather(const ModelConfig& config, const std::vector<Request*>& requests, std::int64_t bucket_rows, Batch& batch);
+  // Points `batch`, whose slot and bucket are set, at contiguous inputs with the requests' rows in order, zero-padded
+  // to the bucket: in the engine's own place where it has one.
+  void gather(const ModelConfig& config, const std::vector<Request*>& requests, Engine& engine, Batch& batch);
 
   // Adds what the requests' sequences have as state behind the inputs; rows nobody asked for are zero.
   void gather_states(const ModelConfig& config, const std::vector<Request*>& requests, Batch& batch);

@@ -53,6 +53,13 @@ class Engine {
   // How the runtime runs it, for operators.
   virtual std::map<std::string, std::string> properties() const { return {}; }
 
+  // Where the engine keeps input `index` of this bucket of this slot, if it has a fixed place for it: whoever writes
+  // the rows there saves a copy. Null when it reads inputs where they are.
+  virtual std::uint8_t* input_place(int slot, std::int64_t bucket, std::size_t index) noexcept {
+    static_cast<void>(slot), static_cast<void>(bucket), static_cast<void>(index);
+    return nullptr;
+  }
+
   // Runs one batch. A synchronous engine calls `done` before it returns.
   virtual void submit(Batch& batch, Done done) = 0;
 
