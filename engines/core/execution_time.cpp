@@ -7,6 +7,8 @@ namespace {
 
 // Tiny models run tens of thousands of times a second; sorting the window each time would cost what a run costs.
 constexpr std::size_t kEstimateEvery = 8;
+// After this many runs of others a bucket's own estimate is out of date.
+constexpr std::size_t kStaleAfter = 2048;
 
 }  // namespace
 
@@ -18,7 +20,26 @@ void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
   auto& bucket = buckets_[index];
   bucket.window[bucket.count % kWindow] = run_us;
   ++bucket.count;
-  if (bucket.count <= kEstimateEvery || bucket.count % kEstimateEvery == 0) estimate(bucket);
+  bucket.latest = ++runs_;
+  if (bucket.count > kEstimateEvery && bucket.count % kEstimateEvery != 0) return;
+  estimate(bucket);
+  reconcile();
+}
+
+// From the largest bucket down: one without a window of its own recent runs takes no longer than the next larger one,
+// in which its rows would fit as well.
+void ExecutionTime::reconcile() {
+  const Bucket* larger = nullptr;
+  for (auto it = buckets_.rbegin(); it != buckets_.rend(); ++it) {
+    if (it->count == 0) continue;
+    it->now = it->own;
+    const bool proven = it->count >= kWindow && runs_ - it->latest < kStaleAfter;
+    if (larger != nullptr && !proven) {
+      it->now.median_us = std::min(it->now.median_us, larger->now.median_us);
+      it->now.high_us = std::min(it->now.high_us, larger->now.high_us);
+    }
+    larger = &*it;
+  }
 }
 
 void ExecutionTime::estimate(Bucket& bucket) const {
@@ -26,7 +47,7 @@ void ExecutionTime::estimate(Bucket& bucket) const {
   const auto n = std::min(bucket.count, kWindow);
   const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(n);
   std::sort(sorted.begin(), end);
-  bucket.now = {sorted[(n - 1) / 2], sorted[(n - 1) * 9 / 10]};
+  bucket.own = {sorted[(n - 1) / 2], sorted[(n - 1) * 9 / 10]};
 }
 
 std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
@@ -48,6 +69,13 @@ std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime:
     if (best < 0 || us < best) best = us;
   }
   return best;
+}
+
+std::int64_t ExecutionTime::gain_us() const noexcept {
+  const auto& smallest = buckets_.front();
+  auto best = smallest.now.median_us / smallest.rows;
+  for (const auto& bucket : buckets_) best = std::min(best, bucket.now.median_us / bucket.rows);
+  return smallest.now.median_us / smallest.rows - best;
 }
 
 std::int64_t ExecutionTime::backlog_us(std::int64_t rows) const noexcept {

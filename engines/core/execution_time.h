@@ -16,7 +16,8 @@ struct RunTime {
 
 // Estimates from a window of the last 64 runs a bucket. A few slow runs (a noisy neighbour) leave the median alone
 // and move the high quantile only while they make up a tenth of the window; a lasting change is adopted within half
-// a window. Not thread-safe; pure: no clock.
+// a window. A bucket that is believed to take longer than a larger one is never chosen, so nothing would correct it:
+// unless its own recent runs say so it is taken to be as quick as the larger one. Not thread-safe; pure: no clock.
 class ExecutionTime {
  public:
   static constexpr std::size_t kWindow = 64;
@@ -33,6 +34,9 @@ class ExecutionTime {
   // Smallest bucket that holds `rows`; the largest when none does.
   std::size_t bucket_for(std::int64_t rows) const noexcept;
 
+  // What the best batch saves a row against a run of the smallest.
+  std::int64_t gain_us() const noexcept;
+
   // Median engine time to work off `rows` waiting rows on one slot, in the cheapest batches.
   std::int64_t backlog_us(std::int64_t rows) const noexcept;
 
@@ -44,14 +48,18 @@ class ExecutionTime {
   struct Bucket {
     std::int64_t rows = 1;
     std::array<std::int64_t, kWindow> window{};
-    std::size_t count = 0;  // runs ever seen
-    RunTime now;
+    std::size_t count = 0;   // runs ever seen
+    std::size_t latest = 0;  // number of its last run among those of all buckets
+    RunTime own;             // of its window
+    RunTime now;             // what is believed
   };
 
   void estimate(Bucket& bucket) const;
+  void reconcile();
   std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
 
   std::vector<Bucket> buckets_;
+  std::size_t runs_ = 0;  // of all buckets
 };
 
 }  // namespace starling

@@ -10,8 +10,10 @@ namespace {
 using std::chrono::microseconds;
 
 // Below this engine time a hand-over to a worker thread costs more than the run itself.
-constexpr std::int64_t kInlineBelowUs = 50;
-constexpr int kWarmUpRuns = 20;
+constexpr std::int64_t kQuickUs = 50;
+// A batch must save a row at least this much to be worth handing its requests to another thread.
+constexpr std::int64_t kGatherGainUs = 4;
+constexpr int kWarmUpRuns = static_cast<int>(ExecutionTime::kWindow);
 constexpr std::int64_t kWarmUpBudgetUs = 200'000;
 // Stands for a free dimension while warming up; detectors resize, so their time hardly depends on it.
 constexpr std::int64_t kFreeDimension = 256;
@@ -65,7 +67,8 @@ Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
   for (int i = 0; i < engine_->slots(); ++i) free_slots_.push_back(i);
   if (config_.is_stateful()) sequences_ = std::make_unique<Sequences>(config_.sequences);
   // One more than there are slots, so that somebody is free to answer what expires and to notice what hangs.
-  for (int i = 0; i <= engine_->slots(); ++i) workers_.emplace_back([this] { work(); });
+  sleeping_.assign(slots_.size() + 1, TimePoint::max());
+  for (std::size_t i = 0; i < sleeping_.size(); ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
 Model::~Model() { drain(Clock::now()); }
@@ -108,8 +111,9 @@ void Model::warm_up() {
     }
   }
   const std::lock_guard lock(mutex_);
-  inline_ = config_.batch_delay_us == 0 && config_.discipline == Discipline::kDeadline &&
-            times_.run_time(0).median_us < kInlineBelowUs;
+  quick_ = config_.batch_delay_us == 0 && config_.discipline == Discipline::kDeadline &&
+           times_.run_time(0).median_us < kQuickUs;
+  gathers_ = quick_ && times_.gain_us() >= kGatherGainUs;
 }
 
 int Model::take_slot(std::size_t bucket, TimePoint now) {
@@ -152,7 +156,7 @@ Admission Model::admit(Request& request, TimePoint now, int& slot) {
     }
     last_try_ = now;
   }
-  if (inline_ && scheduler_.empty() && !free_slots_.empty()) {
+  if (quick_ && !(gathers_ && request.crowded) && scheduler_.empty() && !free_slots_.empty()) {
     admission.refusal = scheduler_.check_alone(request, now, request.predicted_us);
     if (admission.refusal.ok()) slot = take_slot(times_.bucket_for(request.rows), now);
     return admission;
@@ -165,11 +169,9 @@ Admission Model::offer(Request& request, TimePoint now) {
   thread_local std::vector<std::int64_t> busy;
   busy.clear();
   free_in(now, busy);
-  const auto deadline_before = scheduler_.next_deadline();
   auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
-  // A worker is needed to run it, or to wake up for its deadline.
-  if (admission.refusal.ok() && (!free_slots_.empty() || request.deadline < deadline_before)) ready_.notify_one();
+  if (admission.refusal.ok()) call_worker();
   for (auto* status : {&admission.refusal, &admission.displacement}) {
     if (!status->ok()) status->message = label(config_) + ": " + status->message;
   }
@@ -270,11 +272,22 @@ void Model::cancel(Request& request) {
   if (removed) dispose({{}, {}, {&request}});
 }
 
+// With mutex_ held: wakes a worker if there is something for it that none of them will see in time: a free slot for
+// what waits, or a deadline before the first of them wakes up anyway. One that was called looks at everything.
+void Model::call_worker() {
+  if (called_ || scheduler_.empty()) return;
+  const auto first = *std::min_element(sleeping_.begin(), sleeping_.end());
+  if (free_slots_.empty() && scheduler_.next_deadline() >= first) return;
+  called_ = true;
+  ready_.notify_one();
+}
+
 // Every worker does whatever is next: answer what is not worth computing, run a batch, or sleep until one of
 // both may be due.
-void Model::work() {
+void Model::work(std::size_t worker) {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
+    called_ = false;
     const auto now = Clock::now();
     std::vector<Request*> given_up;
     // Looks again often enough to notice a run that started meanwhile and hangs.
@@ -298,10 +311,12 @@ void Model::work() {
     }
     if (is_settled()) settled_.notify_all();
     if (slot < 0 && purged.empty() && given_up.empty() && refused.empty()) {
-      ready_.wait_until(lock, std::min(wake, scheduler_.next_deadline()));
+      sleeping_[worker] = std::min(wake, scheduler_.next_deadline());
+      ready_.wait_until(lock, sleeping_[worker]);
+      sleeping_[worker] = TimePoint::max();
       continue;
     }
-    if (!scheduler_.empty()) ready_.notify_one();  // for another slot, or for the deadlines, while this one is busy
+    call_worker();  // for another slot, or for the deadlines, while this one is busy
     lock.unlock();
     dispose(purged);
     for (auto& [request, status] : refused) refuse(*request, std::move(status));
@@ -338,7 +353,8 @@ void Model::run(int index, std::vector<Request*> requests) {
     if (request->deadline <= slot.started) stats_.expired_executed.fetch_add(1, std::memory_order_relaxed);
   }
   slot.batch.slot = index;
-  slot.memory.gather(config_, requests, bucket_stats_[slot.bucket]->rows, slot.batch);
+  slot.batch.bucket = bucket_stats_[slot.bucket]->rows;
+  slot.memory.gather(config_, requests, *engine_, slot.batch);
   if (sequences_) slot.memory.gather_states(config_, requests, slot.batch);
   stats_.executions.fetch_add(1, std::memory_order_relaxed);
   {
@@ -386,7 +402,7 @@ void Model::finish(int index, const std::string& error) {
     slot.abandoned = false;
     slot.free_since = ended;
     free_slots_.push_back(index);
-    if (!scheduler_.empty()) ready_.notify_one();
+    call_worker();
     if (!admitting_) settled_.notify_all();
   }
   if (!failure.empty()) return fail(requests, failure);

@@ -54,7 +54,7 @@ class Model {
   // Estimates that admission uses now, one per bucket.
   std::vector<RunTime> run_times() const;
   std::size_t queued() const;
-  bool runs_inline() const noexcept { return inline_; }
+  bool is_quick() const noexcept { return quick_; }
 
   // Sequences whose state is kept now, and counts since loading; zeros for a model that keeps none.
   SequenceStats sequences() const;
@@ -79,6 +79,7 @@ class Model {
   using Refused = std::pair<Request*, Status>;
 
   int take_slot(std::size_t bucket, TimePoint now);
+  void call_worker();
   Admission admit(Request& request, TimePoint now, int& slot);
   Admission offer(Request& request, TimePoint now);
   bool enter_sequence(Request& request, TimePoint now, Status& refusal);
@@ -86,7 +87,7 @@ class Model {
   bool is_settled() const noexcept;
   Status expired_status(const Request& request, TimePoint now) const;
   void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
-  void work();
+  void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);
   void finish(int slot, const std::string& error);
@@ -102,7 +103,8 @@ class Model {
   std::unique_ptr<Engine> engine_;
   ModelStats stats_;
   std::vector<std::unique_ptr<BucketStats>> bucket_stats_;
-  bool inline_ = false;  // fixed after warm_up
+  bool quick_ = false;    // a run costs less than handing it to another thread; fixed after warm_up
+  bool gathers_ = false;  // a quick one that is quicker still for rows that come together
 
   mutable std::mutex mutex_;
   std::condition_variable ready_;    // work for a worker, or stopping
@@ -111,6 +113,8 @@ class Model {
   Scheduler scheduler_;
   std::vector<Slot> slots_;
   std::vector<int> free_slots_;
+  std::vector<TimePoint> sleeping_;       // until when each worker sleeps; max() of one that is awake
+  bool called_ = false;                   // a worker was woken and has not looked yet
   std::unique_ptr<Sequences> sequences_;  // null for a model that keeps no state
   std::deque<Request*> turns_;            // steps whose turn has come since, before they are offered to the scheduler
   int failures_in_a_row_ = 0;

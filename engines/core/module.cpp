@@ -202,7 +202,7 @@ nb::dict describe(const Model& model) {
   out["engine"] = model.engine().kind();
   out["engine_properties"] = model.engine().properties();
   out["queued"] = model.queued();
-  out["runs_inline"] = model.runs_inline();
+  out["is_quick"] = model.is_quick();
   out["finished"] = finished;
   out["rows"] = stats.rows.load();
   out["executions"] = stats.executions.load();

@@ -39,6 +39,39 @@ TEST(ExecutionTime, BacklogUsesTheCheapestWayToCutTheRows) {
   EXPECT_EQ(times.backlog_us(64), 100);
 }
 
+TEST(ExecutionTime, BucketThatIsBelievedTooSlowIsTriedAndBelievedAgain) {
+  auto times = tiny_net();
+  for (int i = 0; i < 20; ++i) times.observe(1, 90);  // a poor warm-up: slower than four times the rows
+  EXPECT_EQ(times.run_time(1).median_us, 50);
+  EXPECT_EQ(times.backlog_us(8), 50);
+  for (int i = 0; i < 44; ++i) times.observe(1, 20);
+  EXPECT_EQ(times.run_time(1).median_us, 20);
+}
+
+TEST(ExecutionTime, BucketThatIsSlowerThanALargerOneIsKnownAfterAWindow) {
+  auto times = tiny_net();
+  for (int i = 0; i < 64; ++i) times.observe(1, 90);
+  EXPECT_EQ(times.run_time(1).median_us, 90);
+  // Much later nobody knows any more.
+  for (int i = 0; i < 3000; ++i) times.observe(2, 50);
+  EXPECT_EQ(times.run_time(1).median_us, 50);
+}
+
+TEST(ExecutionTime, BucketNobodyHasRunSaysNothingOfOthers) {
+  static constexpr std::int64_t kRows[] = {1, 8};
+  ExecutionTime times(kRows);
+  times.observe(0, 12);
+  EXPECT_EQ(times.run_time(0).median_us, 12);
+  EXPECT_EQ(times.run_time(1).median_us, 0);
+}
+
+TEST(ExecutionTime, BatchesGainWhatTheyTakeLessARow) {
+  EXPECT_EQ(tiny_net().gain_us(), 12 - 50 / 32);
+  ExecutionTime convnet(kConvnet);
+  for (std::size_t b = 0; b < 3; ++b) convnet.observe(b, 16'000 * kConvnet[b]);
+  EXPECT_EQ(convnet.gain_us(), 0);
+}
+
 TEST(ExecutionTime, RequestLargerThanEveryBucketGetsTheLargest) {
   const auto times = tiny_net();
   EXPECT_EQ(times.bucket_for(2), 1U);

@@ -83,6 +83,45 @@ TEST(Model, WithoutABatchTheShapeIsTheWholeShapeAndRequestsRunOneByOne) {
       << wrong.wait().status.message;
 }
 
+// Any batch takes 15 us of computing: what a tiny net is like.
+class TinyEngine final : public Engine {
+ public:
+  explicit TinyEngine(Signature signature) : inner_(std::move(signature), {}) {}
+  std::string kind() const override { return "tiny"; }
+  const Signature& signature() const noexcept override { return inner_.signature(); }
+  int slots() const noexcept override { return 1; }
+  void submit(Batch& batch, Done done) override {
+    const auto end = Clock::now() + std::chrono::microseconds(15);
+    while (Clock::now() < end) {
+    }
+    inner_.submit(batch, std::move(done));
+  }
+  void close() override {}
+
+ private:
+  IdentityEngine inner_;
+};
+
+TEST(Model, QuickRunStaysOnTheCallersThreadUnlessOthersComeWithIt) {
+  auto model = std::make_unique<Model>(echo_config(), std::make_unique<TinyEngine>(echo_config().signature));
+  model->warm_up();
+  ASSERT_TRUE(model->is_quick());
+  TestRequest alone;
+  model->submit(alone);
+  ASSERT_TRUE(alone.done());
+  EXPECT_EQ(alone.answered_on, std::this_thread::get_id());
+  std::vector<std::unique_ptr<TestRequest>> together;
+  for (int i = 0; i < 50; ++i) {
+    together.push_back(std::make_unique<TestRequest>(1, 4, static_cast<float>(i)));
+    together.back()->crowded = true;
+    model->submit(*together.back());
+  }
+  for (const auto& request : together) {
+    EXPECT_EQ(floats(request->wait().outputs[0]), request->values());
+    EXPECT_NE(request->answered_on, std::this_thread::get_id());
+  }
+}
+
 TEST(Model, FullQueueRefusesWithADelay) {
   auto config = echo_config();
   config.identity_delay_us = 50'000;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 #include "request.h"
 
@@ -29,6 +30,7 @@ class TestRequest final : public Request {
   void complete(Result&& result) noexcept override {
     const std::lock_guard lock(mutex_);
     ++completions;
+    answered_on = std::this_thread::get_id();
     result_ = std::move(result);
     ready_.notify_all();
   }
@@ -49,6 +51,7 @@ class TestRequest final : public Request {
 
   std::vector<float>& values() { return values_; }
   int completions = 0;
+  std::thread::id answered_on;
 
  private:
   std::vector<float> values_;

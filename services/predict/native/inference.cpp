@@ -46,6 +46,7 @@ void Inference::start(Status parsed, PredictRequestView&& view, std::string paye
   }
   inputs = std::move(view_.inputs);
   for (const auto& input : inputs) size_bytes += input.size_bytes;
+  crowded = node_.requests.load(std::memory_order_relaxed) > 1;
   priority = view_.priority;
   tenant = std::move(payer);
   stream_id = view_.stream_id;

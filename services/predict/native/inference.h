@@ -19,7 +19,8 @@ class Inference : public Request {
   void abandon();
 
  protected:
-  explicit Inference(Node& node) : node_(node) {}
+  explicit Inference(Node& node) : node_(node) { node_.requests.fetch_add(1, std::memory_order_relaxed); }
+  ~Inference() override { node_.requests.fetch_sub(1, std::memory_order_relaxed); }
 
   // `parsed` is what parsing the message into `view` said. `arrival` and `deadline` are set.
   void start(Status parsed, PredictRequestView&& view, std::string tenant);
