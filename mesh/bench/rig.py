@@ -128,14 +128,16 @@ class Rig:
             raise BenchFailed(f"{server!r}: {found['errors']} requests failed, the first with: {found['first_error']}")
         return Load(**{name: found[name] for name in Load.__slots__})
 
-    async def replay(self, server: Child, request: Path, trace: Path, *, seconds: float) -> Mapping[str, Any]:
+    async def replay(
+        self, server: Child, request: Path, trace: Path, *, seconds: float, method: str = PREDICT
+    ) -> Mapping[str, Any]:
         """Sends the requests of a trace at their times and returns what became of them.
 
         Raises:
             BenchFailed: the generator failed, or was so late itself that its figures mean nothing.
         """
         found = await self.run_json(
-            *(find_program("starling-replay"), server.facts["grpc"], PREDICT, str(request), str(trace)),
+            *(find_program("starling-replay"), server.facts["grpc"], method, str(request), str(trace)),
             core=self.load_core,
             timeout_s=seconds + _LOAD_GRACE_S,
         )
