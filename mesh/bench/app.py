@@ -11,7 +11,18 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from mesh.bench import detector, frame_cache, goodput, memory, open_inference, policy, ssim, tenants, unary
+from mesh.bench import (
+    detector,
+    frame_cache,
+    goodput,
+    memory,
+    open_inference,
+    policy,
+    security,
+    ssim,
+    tenants,
+    unary,
+)
 from mesh.bench.result import Result
 from mesh.bench.rig import Rig, open_rig
 from services.host import read_settings, setting
@@ -26,6 +37,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "goodput": goodput.run,
     "tenants": tenants.run,
     "frame_cache": frame_cache.run,
+    "security": security.run,
     "ssim": ssim.run,
 }
 _ALL = "all"

@@ -19,6 +19,7 @@ TOKEN_BYTES_MAX = 8192
 """A token of ours has less than 1 KiB, one with many claims a few."""
 
 _SKEW_S = 10
+_TOKENS_MAX = 1000  # checked ones that are remembered, by each worker of a gateway
 
 
 def strip_forged_headers() -> Resource:
@@ -58,6 +59,8 @@ def check_token(plan: SecurityPlan) -> Resource:
         "claim_to_headers": [{"header_name": TENANT_HEADER, "claim_name": "tenant"}],
         "payload_in_metadata": _CLAIMS,
         "failed_status_in_metadata": REFUSAL,
+        # A signature costs more than all else a gateway does for a small request; the end is checked every time.
+        "jwt_cache_config": {"jwt_cache_size": _TOKENS_MAX, "jwt_max_token_size": TOKEN_BYTES_MAX},
         "normalize_payload_in_metadata": {"space_delimited_claims": ["scope"]},
         **_keys(plan.keys),
     }
