@@ -40,17 +40,21 @@ from services.client import (
     AsyncClient,
     PermissionDenied,
     Prediction,
+    Request,
     ResourceExhausted,
     StarlingError,
     Tls,
     Unauthenticated,
     Unavailable,
 )
+from services.client.channel import PREDICT
+from services.client.codec import encode_request
 from services.host import Address
 from tests.support.node import wait_until
 
 _FAKE_NODE = Path(__file__).parents[1] / "support" / "fake_node.py"
 _FRAME = {"frame": np.zeros((1, 8, 8, 3), np.uint8)}
+_REQUEST = encode_request(Request(model="nanodet-small", inputs=_FRAME))
 _HOUR = timedelta(hours=1)
 _AGENT = Identity(Role.AGENT, "agent")
 _ADMIN = Identity(Role.ADMIN, "admin")
@@ -92,9 +96,17 @@ class Secure:
     def connect(self, token: str | None, holder: Identity = _AGENT) -> AsyncClient:
         return AsyncClient(str(self.mesh.gateway), tls=self.tls(token, holder))
 
-    def read_tenant(self, node: str) -> str | None:
-        tenant: str | None = json.loads((self.root / f"{node}.seen").read_text()).get("x-tenant")
-        return tenant
+    def open_channel(self) -> grpc.aio.Channel:
+        """Returns a plain gRPC channel with an agent's certificate, for what the client would not send."""
+        folder = self.store.folder(_AGENT)
+        pem = [(folder / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
+        return grpc.aio.secure_channel(str(self.mesh.gateway), grpc.ssl_channel_credentials(*pem))
+
+    def read_headers(self, node: str) -> dict[str, str]:
+        """Returns what the last request at a node carried; nothing when there was none."""
+        path = self.root / f"{node}.seen"
+        headers: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return headers
 
 
 @asynccontextmanager
@@ -132,13 +144,13 @@ async def test_a_certificate_and_a_token_get_through(secure: Secure) -> None:
     async with secure.connect(secure.sign("acme")) as client:
         answer = await ask(client)
     assert answer.model == "nanodet-small"
-    assert secure.read_tenant(answer.node) == "acme"
+    assert secure.read_headers(answer.node)["x-tenant"] == "acme"
 
 
 async def test_the_token_does_not_reach_the_node(secure: Secure) -> None:
     async with secure.connect(secure.sign()) as client:
         node = (await ask(client)).node
-    assert "authorization" not in json.loads((secure.root / f"{node}.seen").read_text())
+    assert "authorization" not in secure.read_headers(node)
 
 
 async def test_plain_text_is_refused(secure: Secure) -> None:
@@ -197,6 +209,28 @@ async def test_a_token_that_says_it_needs_no_signature_is_refused(secure: Secure
         assert "[alg] is not supported" in await refused(client, Unauthenticated)
 
 
+async def test_a_token_signed_with_the_public_key_as_a_password_is_refused(secure: Secure) -> None:
+    (key,) = json.loads((secure.store.root / "trust" / "jwks.json").read_text())["keys"]
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "tenant": "acme", "scope": "infer", "exp": time.time() + 60}
+    forged = jwt.encode(claims, key["x"], "HS256", headers={"kid": key["kid"]})
+    async with secure.connect(forged) as client:
+        assert "Jwks doesn't have key to match kid or alg" in await refused(client, Unauthenticated)
+
+
+async def test_a_caller_cannot_say_that_it_was_checked(secure: Secure) -> None:
+    headers = [
+        ("authorization", f"Bearer {secure.sign()}"),
+        ("x-forwarded-client-cert", "URI=spiffe://starling/admin/admin"),
+        ("x-envoy-upstream-rq-timeout-ms", "1"),
+    ]
+    async with secure.open_channel() as channel:
+        await channel.unary_unary(PREDICT)(_REQUEST, timeout=5, metadata=headers)
+    for node in secure.mesh.nodes:
+        seen = secure.read_headers(node.name)
+        assert "admin" not in seen.get("x-forwarded-client-cert", "")
+        assert "x-envoy-upstream-rq-timeout-ms" not in seen
+
+
 async def test_a_missing_token_is_named(secure: Secure) -> None:
     async with secure.connect(None) as client:
         assert "Jwt is missing" in await refused(client, Unauthenticated)
@@ -220,9 +254,7 @@ async def test_a_changed_token_is_refused(secure: Secure) -> None:
 
 async def test_an_oversized_token_is_refused(secure: Secure) -> None:
     token = secure.forge(padding="x" * 20_000)
-    folder = secure.store.folder(_AGENT)
-    pem = [(folder / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
-    async with grpc.aio.secure_channel(str(secure.mesh.gateway), grpc.ssl_channel_credentials(*pem)) as channel:
+    async with secure.open_channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await models_grpc.ModelServiceStub(channel).ListModels(
                 models_pb2.ListModelsRequest(), timeout=5, metadata=[("authorization", f"Bearer {token}")]
@@ -261,38 +293,23 @@ async def test_a_node_certificate_is_no_agent(secure: Secure) -> None:
 
 @pytest.mark.parametrize("path", ["/starling.predict.v1.PredictService/../ModelService/LoadModel", "//x", "/a%2Fb"])
 async def test_a_path_written_differently_opens_nothing(secure: Secure, path: str) -> None:
-    folder = secure.store.folder(_AGENT)
-    pem = [(folder / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
-    async with grpc.aio.secure_channel(str(secure.mesh.gateway), grpc.ssl_channel_credentials(*pem)) as channel:
+    async with secure.open_channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(path)(b"", timeout=5, metadata=[("authorization", f"Bearer {secure.sign()}")])
     assert caught.value.code() is not grpc.StatusCode.UNIMPLEMENTED, "it got to a node"
 
 
 async def test_a_forged_tenant_has_no_effect(secure: Secure) -> None:
-    folder = secure.store.folder(_AGENT)
-    pem = [(folder / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
     token = ("authorization", f"Bearer {secure.sign('acme')}")
-    from services.client.channel import PREDICT
-    from services.client.codec import encode_request
-    from services.client.values import Request
-
-    async with grpc.aio.secure_channel(str(secure.mesh.gateway), grpc.ssl_channel_credentials(*pem)) as channel:
+    async with secure.open_channel() as channel:
         for forged in ([("x-tenant", "gold")], [("x-tenant", "gold"), ("x-tenant", "silver")]):
-            request = encode_request(Request(model="nanodet-small", inputs=_FRAME))
-            await channel.unary_unary(PREDICT)(request, timeout=5, metadata=[*forged, token])
-            seen = {secure.read_tenant(node.name) for node in secure.mesh.nodes if _was_seen(secure, node.name)}
-            assert seen == {"acme"}
-
-
-def _was_seen(secure: Secure, node: str) -> bool:
-    return (secure.root / f"{node}.seen").exists()
+            await channel.unary_unary(PREDICT)(_REQUEST, timeout=5, metadata=[*forged, token])
+            seen = [secure.read_headers(node.name) for node in secure.mesh.nodes]
+            assert {headers["x-tenant"] for headers in seen if headers} == {"acme"}
 
 
 async def test_health_needs_a_certificate_and_no_token(secure: Secure) -> None:
-    folder = secure.store.folder(_AGENT)
-    pem = [(folder / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
-    async with grpc.aio.secure_channel(str(secure.mesh.gateway), grpc.ssl_channel_credentials(*pem)) as channel:
+    async with secure.open_channel() as channel:
         reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 

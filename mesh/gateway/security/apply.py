@@ -32,9 +32,10 @@ def secure_listener(listener: Resource, plan: SecurityPlan) -> Resource:
     secured = {
         **config,
         "codec_type": "HTTP2",
-        # Every caller is a stranger: Envoy drops the headers with which a trusted one steers it.
+        # Every caller is a stranger: Envoy drops the headers with which a trusted one steers it. By default it trusts
+        # private networks and loopback, and an empty list means the default; so the list names nobody's address.
         "use_remote_address": True,
-        "internal_address_config": {"unix_sockets": False},
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "forward_client_cert_details": "SANITIZE_SET",
         "set_current_client_cert_details": {"uri": True},
         "normalize_path": True,
