@@ -21,6 +21,7 @@ from mesh.bench import (
     security,
     ssim,
     tenants,
+    testbed,
     unary,
 )
 from mesh.bench.result import Result
@@ -39,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "frame_cache": frame_cache.run,
     "security": security.run,
     "ssim": ssim.run,
+    "testbed": testbed.run,
 }
 _ALL = "all"
 
