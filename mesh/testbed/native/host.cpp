@@ -88,7 +88,7 @@ void enter(const Descriptor& network) { check(setns(network.get(), CLONE_NEWNET)
 Descriptor open_tun(const std::string& name, const std::string& address) {
   Descriptor tun(check(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), "/dev/net/tun"));
   ifreq device = request(name);
-  device.ifr_flags = IFF_TUN | IFF_NO_PI;
+  device.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR;
   check(ioctl(tun.get(), TUNSETIFF, &device), "making device " + name);
   const Descriptor socket = open_socket();
   ifreq queue = request(name);
@@ -100,6 +100,11 @@ Descriptor open_tun(const std::string& name, const std::string& address) {
   check(ioctl(socket.get(), SIOCSIFADDR, &own), "address of " + name);
   bring_up(socket.get(), name);
   return tun;
+}
+
+void allow_trains(const Descriptor& tun, bool allowed) {
+  const unsigned long offloads = allowed ? TUN_F_CSUM | TUN_F_TSO4 : 0;
+  check(ioctl(tun.get(), TUNSETOFFLOAD, offloads), "offloads of a device");
 }
 
 void add_route(const std::string& address, const std::string& device) {

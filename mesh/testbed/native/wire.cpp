@@ -12,8 +12,8 @@
 namespace starling::testbed {
 namespace {
 
-constexpr std::size_t kPacketBytesMax = 2048;  // devices have an MTU of 1500
-constexpr int kTakenAtOnce = 64;               // then what is due gets its turn
+constexpr std::size_t kKeptBytesMax = 2048;  // memory of a packet of the devices' MTU of 1500 is used again
+constexpr int kTakenAtOnce = 64;             // then what is due gets its turn
 
 Nanoseconds now() {
   timespec time{};
@@ -31,7 +31,7 @@ std::uint64_t mix(std::uint64_t seed, std::uint64_t number) {
 
 }  // namespace
 
-Wire::Wire(Plan plan) : plan_(std::move(plan)) {
+Wire::Wire(Plan plan) : plan_(std::move(plan)), read_(kTunPacketBytesMax) {
   const Descriptor home = open_own_namespace();
   for (std::size_t i = 0; i < plan_.hosts.size(); ++i) networks_.push_back(make_namespace());
   for (const LinkPlan& planned : plan_.links) {
@@ -46,6 +46,7 @@ Wire::Wire(Plan plan) : plan_(std::move(plan)) {
     for (int end = 0; end < 2; ++end) {
       link.directions[end]->from_tun = link.tuns[end].get();
       link.directions[end]->to_tun = link.tuns[1 - end].get();
+      shape(link, end, planned.shape);
     }
     links_.push_back(std::move(link));
   }
@@ -81,7 +82,7 @@ void Wire::set(const std::string& statement) {
   for (Shape& shape : shapes)
     for (const std::string& assignment : assignments) apply(shape, assignment);
   for (int i = 0; i < 2; ++i)
-    if (both || only == i) changed.directions[i]->lane.set_shape(shapes[i]);
+    if (both || only == i) shape(changed, i, shapes[i]);
 }
 
 std::string Wire::describe() const {
@@ -138,21 +139,13 @@ Nanoseconds Wire::wait() const {
 
 void Wire::take(Direction& direction) {
   for (int taken = 0; taken < kTakenAtOnce; ++taken) {
+    const ssize_t size = read(direction.from_tun, read_.data(), read_.size());
+    if (size <= static_cast<ssize_t>(kTunHeaderBytes)) return;
+    const Passage passage = direction.lane.offer(now(), size - static_cast<ssize_t>(kTunHeaderBytes));
+    if (passage.fate != Fate::kCarried) continue;
     const std::uint32_t packet = new_packet();
-    std::vector<char>& bytes = packets_[packet].bytes;
-    bytes.resize(kPacketBytesMax);
-    const ssize_t size = read(direction.from_tun, bytes.data(), bytes.size());
-    if (size <= 0) {
-      free_packets_.push_back(packet);
-      return;
-    }
-    bytes.resize(static_cast<std::size_t>(size));
-    const Passage passage = direction.lane.offer(now(), size);
-    if (passage.fate == Fate::kCarried) {
-      direction.under_way.push({passage.due, ++order_, packet});
-    } else {
-      free_packets_.push_back(packet);
-    }
+    packets_[packet].bytes.assign(read_.begin(), read_.begin() + size);
+    direction.under_way.push({passage.due, ++order_, packet});
   }
 }
 
@@ -164,9 +157,15 @@ void Wire::hand_over(Direction& direction) {
     const std::vector<char>& bytes = packets_[next.packet].bytes;
     lateness_.observe(time - next.due);
     if (write(direction.to_tun, bytes.data(), bytes.size()) < 0) ++direction.refused;
-    direction.lane.arrive(static_cast<std::int64_t>(bytes.size()));
-    free_packets_.push_back(next.packet);
+    direction.lane.arrive(static_cast<std::int64_t>(bytes.size() - kTunHeaderBytes));
+    drop_packet(next.packet);
   }
+}
+
+void Wire::shape(Link& link, int direction, const Shape& shape) {
+  link.directions[direction]->lane.set_shape(shape);
+  // What happens to packets one by one needs them one by one; else a train costs as much as one of its segments.
+  allow_trains(link.tuns[direction], shape.rate == 0 && shape.reorder == 0 && (shape.loss == 0 || shape.loss == 1));
 }
 
 std::uint32_t Wire::new_packet() {
@@ -177,6 +176,12 @@ std::uint32_t Wire::new_packet() {
   const std::uint32_t packet = free_packets_.back();
   free_packets_.pop_back();
   return packet;
+}
+
+void Wire::drop_packet(std::uint32_t packet) {
+  std::vector<char>& bytes = packets_[packet].bytes;
+  if (bytes.capacity() > kKeptBytesMax) std::vector<char>().swap(bytes);
+  free_packets_.push_back(packet);
 }
 
 Wire::Link& Wire::link(const std::string& name) {

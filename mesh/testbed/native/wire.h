@@ -40,7 +40,7 @@ class Wire {
 
  private:
   struct Packet {
-    std::vector<char> bytes;
+    std::vector<char> bytes;  // with the device's header
   };
   struct UnderWay {
     Nanoseconds due;
@@ -65,7 +65,9 @@ class Wire {
 
   void take(Direction& direction);
   void hand_over(Direction& direction);
+  void shape(Link& link, int direction, const Shape& shape);
   std::uint32_t new_packet();
+  void drop_packet(std::uint32_t packet);
   Link& link(const std::string& name);
 
   Plan plan_;
@@ -73,6 +75,7 @@ class Wire {
   std::vector<Link> links_;
   std::deque<Packet> packets_;
   std::vector<std::uint32_t> free_packets_;
+  std::vector<char> read_;
   std::uint64_t order_ = 0;
   Lateness lateness_;
 };
