@@ -8,6 +8,7 @@ from engines.config import Autopilot, DataType, Discipline, ModelConfig, Postpro
 from engines.config_render import parameters_of, render_config
 from engines.config_text import parse_config, read_config
 from engines.errors import (
+    AlreadyExists,
     CorruptModel,
     DeadlinePassed,
     DeadlineUnmeetable,
@@ -28,6 +29,7 @@ from engines.manifest import Manifest
 from engines.repository import Entry, ModelVersion, Release, Repository
 
 __all__ = [
+    "AlreadyExists",
     "Autopilot",
     "CorruptModel",
     "DataType",

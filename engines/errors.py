@@ -136,6 +136,13 @@ class Superseded(EngineError):
     reason = "SUPERSEDED"
 
 
+class AlreadyExists(EngineError):
+    """The name is taken, such as that of a region of shared memory."""
+
+    status = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+
 class DeadlinePassed(EngineError):
     """The request's deadline passed before its answer; the engine may not have run it."""
 

@@ -1,6 +1,7 @@
 // What a model version is and how it is run, as the repository says it.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct ModelConfig {
   // False: tensors have no batch dimension; `dims` are whole shapes, a request is one row, the only bucket is 1.
   bool batched = true;
   SequenceOptions sequences;
+  std::map<std::string, std::vector<std::string>> labels;  // of the classes of an output, by its name
 
   bool is_stateful() const noexcept { return !sequences.states.empty(); }
 };

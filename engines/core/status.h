@@ -27,22 +27,23 @@ enum class Reason : std::uint8_t {
   kSuperseded,
   kSequenceNotFound,
   kSequencesFull,
+  kAlreadyExists,
 };
 
-inline constexpr int kReasonCount = 15;
+inline constexpr int kReasonCount = 16;
 
 // Name on the wire and in metrics, such as "QUEUE_FULL".
 constexpr std::string_view name(Reason reason) noexcept {
   constexpr std::string_view kNames[kReasonCount] = {
       "OK",         "INVALID_INPUT",      "MODEL_NOT_FOUND", "MODEL_NOT_READY", "QUEUE_FULL",     "DEADLINE_PASSED",
       "CANCELLED",  "DRAINING",           "ENGINE_FAILED",   "CORRUPT_MODEL",   "INVALID_CONFIG", "DEADLINE_UNMEETABLE",
-      "SUPERSEDED", "SEQUENCE_NOT_FOUND", "SEQUENCES_FULL"};
+      "SUPERSEDED", "SEQUENCE_NOT_FOUND", "SEQUENCES_FULL",  "ALREADY_EXISTS"};
   return kNames[static_cast<int>(reason)];
 }
 
 // Canonical gRPC status code of a reason, as a number so that this layer stays free of gRPC.
 constexpr int canonical_code(Reason reason) noexcept {
-  constexpr int kCodes[kReasonCount] = {0, 3, 5, 9, 8, 4, 1, 14, 13, 9, 9, 8, 10, 3, 8};
+  constexpr int kCodes[kReasonCount] = {0, 3, 5, 9, 8, 4, 1, 14, 13, 9, 9, 8, 10, 3, 8, 6};
   return kCodes[static_cast<int>(reason)];
 }
 

@@ -43,7 +43,7 @@ class Server:
     Serves PredictService natively and hands other methods to next_call(). Thread-safe.
     """
 
-    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, tls: TlsOptions | None = None) -> None:
+    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, shared_memory_bytes_max: int = 1073741824, triton_statuses: bool = False, tls: TlsOptions | None = None) -> None:
         """
         methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.
         """
@@ -64,6 +64,17 @@ class Server:
         """
         Refuses new requests, answers admitted ones, closes; returns the calls cut off. Releases the GIL.
         """
+
+    def register_region(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """
+        Opens a region of system shared memory for requests. Raises InvalidInput, AlreadyExists or QueueFull.
+        """
+
+    def unregister_region(self, name: str) -> None:
+        """Forgets a region, or all for "". Requests that use it finish."""
+
+    def regions(self) -> list[tuple[str, str, int, int]]:
+        """Returns name, key, offset and byte_size of every region, by name."""
 
     def stats(self) -> dict[str, int]:
         """Counters of the server."""

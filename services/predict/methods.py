@@ -15,6 +15,7 @@ from services.predict.model_service import ModelService
 from services.predict.models import NodeModels
 from services.predict.open_inference import OpenInference
 from services.predict.reflection import Reflection
+from services.predict.shared_memory import SharedMemoryService
 
 _MODEL_SERVICE = "starling.predict.v1.ModelService"
 _REFLECTION_SERVICES = (
@@ -23,7 +24,9 @@ _REFLECTION_SERVICES = (
 )
 
 
-def control_methods(models: NodeModels, logs: LogSettings, *, grace_s: float) -> dict[str, Method]:
+def control_methods(
+    models: NodeModels, logs: LogSettings, memory: SharedMemoryService, *, grace_s: float
+) -> dict[str, Method]:
     """Returns the methods of ModelService, of the Open Inference Protocol and of server reflection."""
     service = ModelService(models, grace_s=grace_s)
     methods = {
@@ -32,6 +35,7 @@ def control_methods(models: NodeModels, logs: LogSettings, *, grace_s: float) ->
         f"/{_MODEL_SERVICE}/LoadModel": Method(pb.LoadModelRequest, service.load_model),
         f"/{_MODEL_SERVICE}/UnloadModel": Method(pb.UnloadModelRequest, service.unload_model),
         **OpenInference(models, logs, grace_s=grace_s).methods(),
+        **memory.methods(),
     }
     reflection = Reflection(
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -64,9 +64,10 @@ class LoadedModel:
         return self.found.config
 
 
-def native_config(found: ModelVersion) -> NativeConfig:
-    """Returns what the native registry needs to load a version."""
+def native_config(found: ModelVersion, labels: Sequence[str] = ()) -> NativeConfig:
+    """Returns what the native registry needs to load a version; the labels are those of its labelled output."""
     config = found.config
+    labelled = next((one.name for one in config.outputs if one.label_filename), "")
     return NativeConfig(
         name=config.name,
         version=found.version,
@@ -90,6 +91,7 @@ def native_config(found: ModelVersion) -> NativeConfig:
         identity_delay_us=config.identity_delay_us,
         identity_fail_every=config.identity_fail_every,
         batched=config.batched,
+        labels={labelled: list(labels)} if labels else {},
         states=[
             StateSpec(TensorSpec(one.input_name, str(one.data_type), list(one.dims)), one.output_name)
             for one in config.states
@@ -217,7 +219,7 @@ class NodeModels:
                 if found.manifest is None and found.config.backend != "identity":
                     _log.warning("model %s:%d has no manifest: its files are served unchecked", *key)
                 found.verify()
-                self._registry.load(native_config(found))
+                self._registry.load(native_config(found, self._repository.labels_of(found.config)))
             except Exception as error:
                 self._states[key] = (State.FAILED, str(error))
                 _log.error("model %s:%d failed to load: %s", *key, error)

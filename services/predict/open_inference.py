@@ -17,11 +17,14 @@ _SERVICE = "inference.GRPCInferenceService"
 
 EXTENSIONS = (
     "binary_tensor_data",
+    "classification",
     "model_configuration",
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",
+    "sequence",
     "statistics",
+    "system_shared_memory",
     "logging",
 )
 """What clients may rely on, in the protocol's words. Tracing and CUDA memory are not among them."""

@@ -22,6 +22,7 @@ from services.predict.methods import control_methods
 from services.predict.metrics import NodeCollector
 from services.predict.models import NodeModels
 from services.predict.settings import NodeSettings
+from services.predict.shared_memory import SharedMemoryService
 
 _WAIT_S = 1.0
 _log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class NodeProcess:
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
         self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
-        methods = control_methods(self._models, LogSettings(logging.getLogger()), grace_s=settings.grace_s)
+        memory = SharedMemoryService()
+        methods = control_methods(self._models, LogSettings(logging.getLogger()), memory, grace_s=settings.grace_s)
         self._server = Server(
             self._registry,
             name=settings.name,
@@ -58,7 +60,10 @@ class NodeProcess:
             message_bytes_max=settings.message_mib_max << 20,
             streams_max=settings.streams_max,
             tls=_tls_options(self._certificates, settings.tls_client),
+            shared_memory_bytes_max=settings.shared_memory_mib_max << 20,
+            triton_statuses=settings.triton_statuses,
         )
+        memory.attach(self._server)
         self._control = ControlLoop(self._server, methods)
         self._metrics = ExitStack()
         self.exit_code = 0

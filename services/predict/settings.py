@@ -77,6 +77,13 @@ class NodeSettings:
             return None
         return CertificateFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
+    shared_memory_mib_max: int = setting(
+        1024, help="shared memory that clients may register, in MiB; 0 refuses it", check=between(0, 1 << 20)
+    )
+    triton_statuses: bool = setting(
+        False, help="answer Open Inference requests with Triton's status codes instead of our own"
+    )
+
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts: one port cannot serve two protocols."""
         if self.grpc == self.metrics and self.grpc.port != 0:

@@ -184,7 +184,7 @@ def test_a_message_over_the_limit_is_refused_by_its_size(channel: grpc.Channel) 
 
 
 def test_unknown_fields_are_skipped_and_the_last_value_counts(channel: grpc.Channel) -> None:
-    unknown = text_field(15, b"later") + field(14, 0, b"\x96\x01") + field(13, 1, bytes(8)) + field(12, 5, bytes(4))
+    unknown = text_field(15, b"later") + b"\x98\x06\x96\x01" + field(13, 1, bytes(8)) + field(12, 5, bytes(4))
     message = text_field(1, b"nobody") + unknown + GOOD + unknown
     answer = PredictResponse.FromString(raw_method(channel)(message, timeout=10))
     assert answer.model_name == "echo"

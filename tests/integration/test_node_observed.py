@@ -24,6 +24,7 @@ from tests.support.node_calls import echo_request, raw_method, refused, tensor
 from tests.support.node_models import identity, publish
 
 SERVICES = {
+    "inference.GRPCInferenceService",
     "starling.predict.v1.PredictService",
     "starling.predict.v1.ModelService",
     "grpc.health.v1.Health",

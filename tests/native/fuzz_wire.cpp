@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "infer_codec.h"
 #include "predict_codec.h"
+#include "refusal.h"
 
 namespace {
 
@@ -15,7 +17,7 @@ void require(bool ok, const char* what) {
 }
 
 // Reads every borrowed byte, so that AddressSanitizer sees a span that leaves the message.
-std::uint64_t touch(const starling::predict::PredictRequestView& view, bool accepted) {
+std::uint64_t touch(const starling::predict::RequestView& view, bool accepted) {
   std::uint64_t sum = view.model_name.size();
   for (const auto& input : view.inputs) {
     std::uint64_t size = 0;
@@ -26,6 +28,12 @@ std::uint64_t touch(const starling::predict::PredictRequestView& view, bool acce
     require(size == input.size_bytes, "a tensor's pieces do not add up to its size");
     require(!accepted || input.shape.size() <= starling::kMaxRank, "an accepted tensor's rank is over the limit");
   }
+  for (const auto& [index, range] : view.input_regions) {
+    require(index < view.inputs.size(), "a range of shared memory for no input");
+    require(!accepted || (!range.region.empty() && view.inputs[index].data.empty()), "an input in two places");
+    sum += range.offset ^ range.size;
+  }
+  for (const auto& wanted : view.outputs) sum += wanted.name.size() + static_cast<std::uint64_t>(wanted.classes);
   return sum;
 }
 
@@ -34,7 +42,10 @@ std::uint64_t touch(const starling::predict::PredictRequestView& view, bool acce
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace starling;
   if (size < 2) return 0;
+  static const predict::PredictCodec predict_codec;
+  static const predict::InferCodec infer_codec(predict::InferCodec::Statuses::kOwn);
   const bool stream = (data[0] & 1U) != 0;
+  const predict::Codec& codec = (data[0] & 2U) != 0 ? static_cast<const predict::Codec&>(infer_codec) : predict_codec;
   const std::size_t step = 1 + data[1] % 61U;
   data += 2;
   size -= 2;
@@ -46,14 +57,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::vector<std::uint8_t> copy(data, data + size);
   const Spans whole{{copy.data(), copy.size()}};
 
-  predict::PredictRequestView a;
-  predict::PredictRequestView b;
-  const auto first = stream ? predict::parse_stream_request(cut, a) : predict::parse_request(cut, a);
-  const auto second = stream ? predict::parse_stream_request(whole, b) : predict::parse_request(whole, b);
+  predict::RequestView a;
+  predict::RequestView b;
+  const auto first = stream ? codec.parse_streamed(cut, a) : codec.parse(cut, a);
+  const auto second = stream ? codec.parse_streamed(whole, b) : codec.parse(whole, b);
   require(first.message == second.message, "cutting the message changed the verdict");
   require(touch(a, first.ok()) == touch(b, first.ok()), "cutting the message changed the tensors");
   require(first.ok() || !first.message.empty(), "a refusal without a reason");
   require(wire::is_utf8(a.request_id) && wire::is_utf8(first.message), "a refusal that is no text");
-  if (!first.ok()) require(!predict::encode_details(first, a.request_id).empty(), "a refusal without details");
+  if (!first.ok()) {
+    require(!predict::encode_details(first, codec.code(first.reason), a.request_id).empty(),
+            "a refusal without details");
+    require(codec.encode_refusal(first, a).size() > 0, "a refusal without a message");
+  }
   return 0;
 }

@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "refusal.h"
+
 namespace starling::predict {
 namespace {
 
@@ -16,9 +18,9 @@ wire::Writer tensor(const std::string& name, int type, const Shape& shape, const
   return out;
 }
 
-Status parse(const std::string& message, PredictRequestView& view) {
+Status parse(const std::string& message, RequestView& view) {
   const Spans pieces{{reinterpret_cast<const std::uint8_t*>(message.data()), message.size()}};
-  return parse_request(pieces, view);
+  return PredictCodec().parse(pieces, view);
 }
 
 TEST(PredictCodec, ReadsEveryField) {
@@ -50,7 +52,7 @@ TEST(PredictCodec, ReadsEveryField) {
   writer.varint(14, 1);
   writer.text(99, "a field of a later version");
   const auto bytes = writer.str();
-  PredictRequestView view;
+  RequestView view;
   ASSERT_TRUE(parse(bytes, view).ok());
   EXPECT_EQ(view.model_name, "nanodet");
   EXPECT_EQ(view.model_version, 7);
@@ -58,7 +60,8 @@ TEST(PredictCodec, ReadsEveryField) {
   ASSERT_EQ(view.inputs.size(), 1U);
   EXPECT_EQ(view.inputs[0].shape, (Shape{1, 2, 2, 3}));
   EXPECT_EQ(view.inputs[0].size_bytes, 12U);
-  EXPECT_EQ(view.output_names, std::vector<std::string>{"boxes"});
+  ASSERT_EQ(view.outputs.size(), 1U);
+  EXPECT_EQ(view.outputs[0].name, "boxes");
   EXPECT_EQ(view.stream_id, "cam-3");
   EXPECT_EQ(view.sequence, 42);
   EXPECT_EQ(view.sequence_id, "microphone-1");
@@ -82,7 +85,7 @@ TEST(PredictCodec, EveryPrefixOfAMessageIsRefusedOrValid) {
   writer.message(4, tensor("x", 12, {1, 1}, "abcd"));
   const auto bytes = writer.str();
   for (std::size_t n = 0; n < bytes.size(); ++n) {
-    PredictRequestView view;
+    RequestView view;
     const auto status = parse(bytes.substr(0, n), view);
     if (!status.ok()) {
       EXPECT_EQ(status.reason, Reason::kInvalidInput);
@@ -93,7 +96,7 @@ TEST(PredictCodec, EveryPrefixOfAMessageIsRefusedOrValid) {
 
 TEST(PredictCodec, SaysWhichFieldIsWrong) {
   const auto refusal = [](const wire::Writer& writer) {
-    PredictRequestView view;
+    RequestView view;
     const auto status = parse(writer.str(), view);
     EXPECT_EQ(status.reason, Reason::kInvalidInput);
     return status.message;
@@ -147,7 +150,7 @@ TEST(PredictCodec, RefusesBudgetsThatNoDurationHolds) {
     wire::Writer request;
     request.text(1, "m");
     request.message(9, budget);
-    PredictRequestView view;
+    RequestView view;
     EXPECT_NE(parse(request.str(), view).message.find("field `budget`"), std::string::npos) << seconds;
   }
 }
@@ -155,7 +158,7 @@ TEST(PredictCodec, RefusesBudgetsThatNoDurationHolds) {
 TEST(PredictCodec, DoesNotKeepWhatIsNoText) {
   wire::Writer request;
   request.text(3, "a\xFFz");
-  PredictRequestView view;
+  RequestView view;
   EXPECT_FALSE(parse(request.str(), view).ok());
   EXPECT_EQ(view.request_id, "");
 }

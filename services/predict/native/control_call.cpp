@@ -1,7 +1,7 @@
 #include "control_call.h"
 
 #include "grpc_bytes.h"
-#include "predict_call.h"
+#include "refusal.h"
 
 namespace starling::predict {
 namespace {
@@ -127,7 +127,8 @@ void ControlCall::fail(int code, const std::string& text, const std::string& det
 }
 
 void ControlCall::refuse(const Status& status) {
-  fail(canonical_code(status.reason), clip_message(status.message), encode_details(status, {}));
+  fail(canonical_code(status.reason), clip_message(status.message),
+       encode_details(status, canonical_code(status.reason), {}));
 }
 
 grpc::ServerGenericBidiReactor* ControlService::CreateReactor(grpc::GenericCallbackServerContext* context) {

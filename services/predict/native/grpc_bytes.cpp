@@ -2,7 +2,7 @@
 
 #include <grpcpp/support/slice.h>
 
-#include "predict_codec.h"
+#include "refusal.h"
 
 namespace starling::predict {
 
@@ -27,9 +27,8 @@ grpc::ByteBuffer to_byte_buffer(wire::Writer&& message) {
   return {slices.data(), slices.size()};
 }
 
-grpc::Status to_grpc_status(const Status& status, std::string_view request_id) {
-  return {static_cast<grpc::StatusCode>(canonical_code(status.reason)), clip_message(status.message),
-          encode_details(status, request_id)};
+grpc::Status to_grpc_status(const Status& status, int code, std::string_view request_id) {
+  return {static_cast<grpc::StatusCode>(code), clip_message(status.message), encode_details(status, code, request_id)};
 }
 
 }  // namespace starling::predict

@@ -25,6 +25,6 @@ class MessageBytes {
 grpc::ByteBuffer to_byte_buffer(wire::Writer&& message);
 
 // Status with google.rpc details.
-grpc::Status to_grpc_status(const Status& status, std::string_view request_id);
+grpc::Status to_grpc_status(const Status& status, int code, std::string_view request_id);
 
 }  // namespace starling::predict

@@ -32,7 +32,7 @@ void Inference::abandon() {
   if (const auto current = model()) current->cancel(*this);
 }
 
-void Inference::start(Status parsed, PredictRequestView&& view, std::string payer) {
+void Inference::start(Status parsed, RequestView&& view, std::string payer) {
   view_ = std::move(view);
   if (!parsed.ok()) {
     node_.malformed.fetch_add(1, std::memory_order_relaxed);
@@ -45,6 +45,7 @@ void Inference::start(Status parsed, PredictRequestView&& view, std::string paye
                    {{"node", node_.name()}}});
   }
   inputs = std::move(view_.inputs);
+  if (auto status = open_regions(); !status.ok()) return refuse(status);
   for (const auto& input : inputs) size_bytes += input.size_bytes;
   crowded = node_.requests.load(std::memory_order_relaxed) > 1;
   priority = view_.priority;
@@ -88,9 +89,9 @@ void Inference::complete(Result&& result) noexcept {
   } else {
     node_.degraded.fetch_add(1, std::memory_order_relaxed);
   }
-  ResponseHeader header;
-  header.degraded_to = degraded_to_;
-  send(result, *current, header);
+  Answer answer{current->config(), result.outputs, result.timing};
+  answer.degraded_to = degraded_to_;
+  send(answer);
 }
 
 // One step down, or the refusal of the first choice when there is none left.
@@ -129,14 +130,11 @@ bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view d
   const FrameTolerance tolerance{policy.similarity_min, std::chrono::microseconds(policy.staleness_max_us)};
   auto found = node_.frames().lookup({first_choice_->id(), stream_key()}, *luma_, now, tolerance);
   if (!found.hit()) return false;
-  Result result;
-  result.outputs = std::move(found.outputs);
-  ResponseHeader header;
-  header.from_cache = true;
-  header.similarity = found.similarity;
-  header.staleness_ms = found.staleness.count() / 1000;
-  header.degraded_to = degraded_to;
-  send(result, *first_choice_, header);
+  Answer answer{first_choice_->config(), found.outputs, {}};
+  answer.similarity = found.similarity;
+  answer.staleness_ms = found.staleness.count() / 1000;
+  answer.degraded_to = degraded_to;
+  send_cached(answer);
   return true;
 }
 
@@ -153,13 +151,10 @@ bool Inference::answer_from_responses() {
     return false;
   }
   first_choice_->count_cache_hit(microseconds_between(arrival, Clock::now()));
-  Result result;
-  result.outputs = std::move(found->outputs);
-  ResponseHeader header;
-  header.from_cache = true;
-  header.similarity = 1;
-  header.staleness_ms = found->age.count() / 1000;
-  send(result, *first_choice_, header);
+  Answer answer{first_choice_->config(), found->outputs, {}};
+  answer.similarity = 1;
+  answer.staleness_ms = found->age.count() / 1000;
+  send_cached(answer);
   return true;
 }
 
@@ -174,18 +169,38 @@ void Inference::remember(const std::vector<OutputTensor>& outputs) {
   if (luma_) node_.frames().put({first_choice_->id(), stream_key()}, std::move(*luma_), outputs, arrival);
 }
 
-void Inference::send(const Result& result, const Model& answering, ResponseHeader header) {
-  const auto& config = answering.config();
-  header.model_name = config.name;
-  header.model_version = config.version;
-  header.request_id = view_.request_id;
-  header.node = node_.name();
-  auto timed = result.timing;
-  if (header.from_cache) {
-    timed.total_us = microseconds_between(arrival, Clock::now());
-    if (deadline != TimePoint::max()) timed.slack_us = microseconds_between(Clock::now(), deadline);
+void Inference::send_cached(Answer answer) {
+  const auto now = Clock::now();
+  answer.from_cache = true;
+  answer.timing.total_us = microseconds_between(arrival, now);
+  if (deadline != TimePoint::max()) answer.timing.slack_us = microseconds_between(now, deadline);
+  send(answer);
+}
+
+void Inference::send(Answer answer) {
+  answer.node = node_.name();
+  for (const auto& wanted : view_.outputs) {
+    if (!wanted.region) continue;
+    for (const auto& output : answer.outputs) {
+      if (output.spec->name != wanted.name) continue;
+      if (auto status = node_.regions().write(*wanted.region, output); !status.ok()) return refuse(status);
+    }
   }
-  deliver(encode_response(header, result.outputs, timed, view_.output_names));
+  deliver(answer);
+}
+
+// Takes the inputs that lie in shared memory out of it, once and for all: whoever shares it may change it, or take it
+// away, at any time.
+Status Inference::open_regions() {
+  for (const auto& [index, range] : view_.input_regions) {
+    std::shared_ptr<Buffer> bytes;
+    if (auto status = node_.regions().read(range, bytes); !status.ok()) return status;
+    auto& input = inputs[index];
+    input.data = {{bytes->data(), bytes->size()}};
+    input.size_bytes = bytes->size();
+    view_.owned.push_back(std::move(bytes));
+  }
+  return {};
 }
 
 }  // namespace starling::predict

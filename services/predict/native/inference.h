@@ -1,8 +1,10 @@
-// One Predict from its message to its answer, whoever carries it: first choice, caches, alternatives.
+// One request from its message to its answer, whoever carries it in whatever format: first choice, caches,
+// alternatives.
 #pragma once
 
 #include <mutex>
 
+#include "codec.h"
 #include "luma.h"
 #include "node.h"
 
@@ -23,12 +25,12 @@ class Inference : public Request {
   ~Inference() override { node_.requests.fetch_sub(1, std::memory_order_relaxed); }
 
   // `parsed` is what parsing the message into `view` said. `arrival` and `deadline` are set.
-  void start(Status parsed, PredictRequestView&& view, std::string tenant);
+  void start(Status parsed, RequestView&& view, std::string tenant);
 
-  virtual void deliver(wire::Writer&& response) noexcept = 0;
+  virtual void deliver(const Answer& answer) noexcept = 0;
   virtual void refuse(const Status& status) noexcept = 0;
 
-  const std::string& request_id() const noexcept { return view_.request_id; }
+  const RequestView& view() const noexcept { return view_; }
 
  private:
   void attempt(const std::string& model_name, std::int64_t version);
@@ -36,12 +38,14 @@ class Inference : public Request {
   bool answer_from_frames(const CachePolicy& policy, std::string_view degraded_to);
   bool answer_from_responses();
   void remember(const std::vector<OutputTensor>& outputs);
-  void send(const Result& result, const Model& model, ResponseHeader header);
+  Status open_regions();
+  void send(Answer answer);
+  void send_cached(Answer answer);
   bool is_frame_model(const Model& model) const;
   std::shared_ptr<Model> model() const;
 
   Node& node_;
-  PredictRequestView view_;
+  RequestView view_;
   std::size_t next_ = 0;  // in view_.allow
   std::string degraded_to_;
   Status first_refusal_;

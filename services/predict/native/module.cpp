@@ -65,13 +65,16 @@ NB_MODULE(_dataplane, m) {
       .def(
           "__init__",
           [](Server* self, std::shared_ptr<ModelRegistry> models, std::string name, std::string address,
-             std::map<std::string, bool> methods, int message_bytes_max, int streams_max, const TlsOptions* tls) {
+             std::map<std::string, bool> methods, int message_bytes_max, int streams_max,
+             std::uint64_t shared_memory_bytes_max, bool triton_statuses, const TlsOptions* tls) {
             const nb::gil_scoped_release released;
-            new (self) Server(std::move(models), {std::move(name), std::move(address), std::move(methods),
-                                                  message_bytes_max, streams_max, tls ? *tls : TlsOptions{}});
+            new (self) Server(std::move(models),
+                              {std::move(name), std::move(address), std::move(methods), message_bytes_max, streams_max,
+                               shared_memory_bytes_max, triton_statuses, tls ? *tls : TlsOptions{}});
           },
           "models"_a, nb::kw_only(), "name"_a, "address"_a, "methods"_a, "message_bytes_max"_a = 64 << 20,
-          "streams_max"_a = 1024, "tls"_a = nb::none(),
+          "streams_max"_a = 1024, "shared_memory_bytes_max"_a = std::uint64_t{1} << 30, "triton_statuses"_a = false,
+          "tls"_a = nb::none(),
           "methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.")
       .def_prop_ro("port", &Server::port, "The bound port.")
       .def("set_serving", &Server::set_serving, "serving"_a, nb::call_guard<nb::gil_scoped_release>(),
@@ -85,6 +88,28 @@ NB_MODULE(_dataplane, m) {
           "drain", [](Server& s, double grace_s) { return s.drain(Clock::now() + milliseconds(grace_s)); }, "grace_s"_a,
           nb::call_guard<nb::gil_scoped_release>(),
           "Refuses new requests, answers admitted ones, closes; returns the calls cut off. Releases the GIL.")
+      .def(
+          "register_region",
+          [](Server& s, std::string region, std::string key, std::uint64_t offset, std::uint64_t byte_size) {
+            const auto status = s.regions().add({std::move(region), std::move(key), offset, byte_size});
+            if (!status.ok()) throw Error(status.reason, status.message);
+          },
+          "name"_a, "key"_a, "offset"_a, "byte_size"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "Opens a region of system shared memory for requests. Raises InvalidInput, AlreadyExists or QueueFull.")
+      .def(
+          "unregister_region", [](Server& s, const std::string& region) { s.regions().remove(region); }, "name"_a,
+          "Forgets a region, or all for \"\". Requests that use it finish.")
+      .def(
+          "regions",
+          [](Server& s) {
+            nb::list out;
+            for (const auto& region : s.regions().regions()) {
+              out.append(nb::make_tuple(region.name, region.key, region.offset, region.size));
+            }
+            return out;
+          },
+          "Returns name, key, offset and byte_size of every region, by name.",
+          nb::sig("def regions(self) -> list[tuple[str, str, int, int]]"))
       .def(
           "stats",
           [](const Server& s) {

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "predict_stream.h"
+#include "classification.h"
+#include "stream_call.h"
 
 namespace starling::predict {
 namespace {
@@ -31,20 +32,28 @@ Status Node::not_loaded(const std::string& name, std::int64_t version) const {
           {{"model", name}, {"node", name_}}};
 }
 
-Status Node::find(const PredictRequestView& view, const std::string& name, std::int64_t version,
+Status Node::find(const RequestView& view, const std::string& name, std::int64_t version,
                   std::shared_ptr<Model>& model) const {
   model = models_->find(name, version);
   if (!model) return not_loaded(name, version);
   const auto& outputs = model->config().signature.outputs;
-  for (const auto& wanted : view.output_names) {
-    const bool known = std::any_of(outputs.begin(), outputs.end(), [&](const auto& o) { return o.name == wanted; });
-    if (known) continue;
+  for (const auto& wanted : view.outputs) {
+    const auto known =
+        std::find_if(outputs.begin(), outputs.end(), [&](const auto& o) { return o.name == wanted.name; });
+    if (known != outputs.end()) {
+      if (wanted.classes == 0 || is_classifiable(known->data_type)) continue;
+      return {Reason::kInvalidInput,
+              "output \"" + wanted.name + "\" of " + name + " is " + std::string(starling::name(known->data_type)) +
+                  ", whose elements have no order to classify by; ask for the tensor",
+              0,
+              {{"model", name}, {"output", wanted.name}}};
+    }
     std::string names;
     for (const auto& o : outputs) names += (names.empty() ? "" : ", ") + o.name;
     return {Reason::kInvalidInput,
-            "output \"" + wanted + "\" is unknown, " + name + " returns " + names + "; ask for these",
+            "output \"" + wanted.name + "\" is unknown, " + name + " returns " + names + "; ask for these",
             0,
-            {{"model", name}, {"output", wanted}}};
+            {{"model", name}, {"output", wanted.name}}};
   }
   return {};
 }
@@ -56,12 +65,12 @@ void Node::call_finished() noexcept {
   }
 }
 
-void Node::add_stream(PredictStreamCall* stream) {
+void Node::add_stream(StreamCall* stream) {
   const std::lock_guard lock(mutex_);
   streams_.insert(stream);
 }
 
-void Node::remove_stream(PredictStreamCall* stream) {
+void Node::remove_stream(StreamCall* stream) {
   const std::lock_guard lock(mutex_);
   streams_.erase(stream);
 }

@@ -11,29 +11,33 @@
 
 #include "frame_cache.h"
 #include "model_registry.h"
-#include "predict_codec.h"
+#include "request_view.h"
 #include "response_cache.h"
+#include "shared_memory.h"
 
 namespace starling::predict {
 
-class PredictStreamCall;
+class StreamCall;
 
 // Thread-safe.
 class Node {
  public:
-  Node(std::shared_ptr<ModelRegistry> models, std::string name) : models_(std::move(models)), name_(std::move(name)) {}
+  Node(std::shared_ptr<ModelRegistry> models, std::string name, std::uint64_t shared_bytes_max)
+      : models_(std::move(models)), name_(std::move(name)), regions_(shared_bytes_max) {}
 
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
 
   // Looks a version up, 0 for the highest, and checks that it has the outputs that the request wants.
-  Status find(const PredictRequestView& view, const std::string& name, std::int64_t version,
+  Status find(const RequestView& view, const std::string& name, std::int64_t version,
               std::shared_ptr<Model>& model) const;
 
   FrameCache& frames() noexcept { return frames_; }
   const FrameCache& frames() const noexcept { return frames_; }
   ResponseCache& responses() noexcept { return responses_; }
   const ResponseCache& responses() const noexcept { return responses_; }
+  SharedMemory& regions() noexcept { return regions_; }
+  const SharedMemory& regions() const noexcept { return regions_; }
 
   // Calls in flight; drain() waits for none. A call is counted before it asks whether the node drains, and the
   // drain begins before it counts: sequentially consistent, so that one of the two sees the other.
@@ -42,8 +46,8 @@ class Node {
     if (draining()) late_calls_.fetch_add(1, std::memory_order_relaxed);
   }
   void call_finished() noexcept;
-  void add_stream(PredictStreamCall* stream);
-  void remove_stream(PredictStreamCall* stream);
+  void add_stream(StreamCall* stream);
+  void remove_stream(StreamCall* stream);
 
   // Refuses new requests, asks streams to end, waits until no call is in flight and no more come, or `until`.
   // Returns the calls left.
@@ -64,12 +68,13 @@ class Node {
   std::string name_;
   FrameCache frames_;
   ResponseCache responses_{CacheBounds{}, std::random_device{}()};
+  SharedMemory regions_;
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};
   std::atomic<std::uint64_t> late_calls_{0};  // calls that came while draining
   std::mutex mutex_;
   std::condition_variable idle_;
-  std::set<PredictStreamCall*> streams_;  // guarded by mutex_
+  std::set<StreamCall*> streams_;  // guarded by mutex_
 };
 
 }  // namespace starling::predict

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "refusal.h"
+
 namespace starling::predict {
 namespace {
 
@@ -145,7 +147,7 @@ Status parse_tensor(Reader& in, InputTensor& tensor) {
   return {};
 }
 
-Status check(const PredictRequestView& request) {
+Status check(const RequestView& request) {
   if (request.model_name.empty()) {
     return {
         Reason::kInvalidInput, "model_name is missing; set it to a name that ModelService.ListModels returns", 0, {}};
@@ -174,7 +176,7 @@ Status check(const PredictRequestView& request) {
   return {};
 }
 
-Status parse_fields(Reader& in, PredictRequestView& out) {
+Status parse_fields(Reader& in, RequestView& out) {
   Tag tag;
   while (in.more()) {
     if (!in.tag(tag)) return malformed("it ends inside a field, or a field number is out of range");
@@ -193,8 +195,8 @@ Status parse_fields(Reader& in, PredictRequestView& out) {
       out.inputs.emplace_back();
       if (auto status = parse_tensor(in, out.inputs.back()); !status.ok()) return status;
     } else if (tag.field == 5 && is_bytes) {
-      if (out.output_names.size() == kTensorsMax) return bad_field("output_names", "at most 64 names");
-      if (!in.text(out.output_names.emplace_back(), kNameMax)) {
+      if (out.outputs.size() == kTensorsMax) return bad_field("output_names", "at most 64 names");
+      if (!in.text(out.outputs.emplace_back().name, kNameMax)) {
         return bad_field("output_names", "UTF-8 of at most 256 bytes");
       }
     } else if (tag.field == 6 && is_bytes) {
@@ -232,39 +234,19 @@ Status parse_fields(Reader& in, PredictRequestView& out) {
   return check(out);
 }
 
-Writer encode_duration(std::int64_t us) {
-  Writer out;
-  out.varint(1, static_cast<std::uint64_t>(us / 1'000'000));
-  out.varint(2, static_cast<std::uint64_t>(us % 1'000'000 * 1000));
-  return out;
-}
-
-// gRPC peers refuse more than 8 KiB of metadata. A message travels in it twice, once percent-encoded and once in
-// the base64 of the details; this bound keeps the worst case below that.
-constexpr std::size_t kMessageMax = 1024;
-
-Writer encode_any(std::string_view type, const Writer& value) {
-  Writer out;
-  out.text(1, "type.googleapis.com/" + std::string(type));
-  out.text(2, value.str());
-  return out;
+bool is_wanted(const RequestView& request, const std::string& name) {
+  return request.outputs.empty() || std::any_of(request.outputs.begin(), request.outputs.end(),
+                                                [&](const WantedOutput& wanted) { return wanted.name == name; });
 }
 
 }  // namespace
 
-std::string clip_message(const std::string& text) {
-  if (text.size() <= kMessageMax) return text;
-  auto end = kMessageMax - 3;  // room for the mark
-  while ((static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
-  return text.substr(0, end) + "…";
-}
-
-Status parse_request(const Spans& message, PredictRequestView& out) {
+Status PredictCodec::parse(const Spans& message, RequestView& out) const {
   Reader in(message);
   return parse_fields(in, out);
 }
 
-Status parse_stream_request(const Spans& message, PredictRequestView& out) {
+Status PredictCodec::parse_streamed(const Spans& message, RequestView& out) const {
   Reader in(message);
   bool seen = false;
   Tag tag;
@@ -285,23 +267,22 @@ Status parse_stream_request(const Spans& message, PredictRequestView& out) {
   return {};
 }
 
-Writer encode_response(const ResponseHeader& header, const std::vector<OutputTensor>& outputs, const Timing& spent,
-                       const std::vector<std::string>& wanted) {
+Writer PredictCodec::encode(const Answer& answer, const RequestView& request) const {
   Writer out;
-  out.text(1, header.model_name);
-  out.varint(2, static_cast<std::uint64_t>(header.model_version));
-  out.text(3, header.request_id);
-  for (const auto& output : outputs) {
-    const auto& name = output.spec->name;
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
+  out.text(1, answer.model.name);
+  out.varint(2, static_cast<std::uint64_t>(answer.model.version));
+  out.text(3, request.request_id);
+  for (const auto& output : answer.outputs) {
+    if (!is_wanted(request, output.spec->name)) continue;
     Writer tensor;
-    tensor.text(1, name);
+    tensor.text(1, output.spec->name);
     tensor.varint(2, static_cast<std::uint64_t>(output.spec->data_type));
     tensor.packed(3, output.shape);
     tensor.bytes(4, output.buffer, output.offset, output.size);
     out.message(4, tensor);
   }
-  out.text(5, header.node);
+  out.text(5, answer.node);
+  const auto& spent = answer.timing;
   Writer timing;
   timing.varint(1, static_cast<std::uint64_t>(std::max<std::int64_t>(0, spent.queue_us)));
   timing.varint(2, static_cast<std::uint64_t>(spent.compute_us));
@@ -311,67 +292,30 @@ Writer encode_response(const ResponseHeader& header, const std::vector<OutputTen
   timing.varint(6, static_cast<std::uint64_t>(spent.predicted_us));
   timing.varint(7, static_cast<std::uint64_t>(spent.slack_us));
   out.message(6, timing);
-  out.varint(7, header.from_cache ? 1 : 0);
-  out.fixed32(8, std::bit_cast<std::uint32_t>(static_cast<float>(header.similarity)));
-  out.varint(9, static_cast<std::uint64_t>(header.staleness_ms));
-  out.text(10, header.degraded_to);
+  out.varint(7, answer.from_cache ? 1 : 0);
+  out.fixed32(8, std::bit_cast<std::uint32_t>(static_cast<float>(answer.similarity)));
+  out.varint(9, static_cast<std::uint64_t>(answer.staleness_ms));
+  out.text(10, answer.degraded_to);
   return out;
 }
 
-Writer encode_stream_response(const Writer& response) {
+Writer PredictCodec::encode_streamed(const Answer& answer, const RequestView& request) const {
   Writer out;
-  out.message(1, response);
+  out.message(1, encode(answer, request));
   return out;
 }
 
-namespace {
-
-// The facts of a refusal as a map<string, string>.
-void write_facts(Writer& out, std::uint32_t field, const Status& status) {
-  for (const auto& [key, value] : status.facts) {
-    Writer entry;
-    entry.text(1, key);
-    entry.text(2, value);
-    out.message(field, entry);
-  }
-}
-
-}  // namespace
-
-Writer encode_stream_error(const Status& status, std::string_view request_id) {
+Writer PredictCodec::encode_refusal(const Status& status, const RequestView& request) const {
   Writer error;
   error.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
   error.text(2, name(status.reason));
   error.text(3, clip_message(status.message));
   if (status.retry_delay_us > 0) error.message(4, encode_duration(status.retry_delay_us));
-  error.text(5, request_id);
+  error.text(5, request.request_id);
   write_facts(error, 6, status);
   Writer out;
   out.message(2, error);
   return out;
-}
-
-std::string encode_details(const Status& status, std::string_view request_id) {
-  Writer info;
-  info.text(1, name(status.reason));
-  info.text(2, "starling");
-  write_facts(info, 3, status);
-  if (!request_id.empty()) {
-    Writer entry;
-    entry.text(1, "request_id");
-    entry.text(2, request_id);
-    info.message(3, entry);
-  }
-  Writer out;
-  out.varint(1, static_cast<std::uint64_t>(canonical_code(status.reason)));
-  out.text(2, clip_message(status.message));
-  out.message(3, encode_any("google.rpc.ErrorInfo", info));
-  if (status.retry_delay_us > 0) {
-    Writer retry;
-    retry.message(1, encode_duration(status.retry_delay_us));
-    out.message(3, encode_any("google.rpc.RetryInfo", retry));
-  }
-  return out.str();
 }
 
 }  // namespace starling::predict

@@ -7,13 +7,14 @@
 
 #include <set>
 
-#include "predict_call.h"
-#include "predict_stream.h"
+#include "stream_call.h"
+#include "unary_call.h"
 
 namespace starling::predict {
 namespace {
 
 constexpr const char* kPredictService = "starling.predict.v1.PredictService";
+constexpr const char* kInferService = "inference.GRPCInferenceService";
 
 // Frames of some 600 KB would be mapped and unmapped for each request with glibc's defaults (measured: 1174 us
 // against 649 us a round trip). Memory then stays at its high-water mark, so queues are bounded by bytes.
@@ -25,39 +26,41 @@ void tune_allocator() {
 
 }  // namespace
 
-// The hot methods as gRPC's code generator would register them, but with raw bytes on both sides.
-class Server::PredictService final : public grpc::Service {
+// A service's hot methods as gRPC's code generator would register them, but with raw bytes on both sides. Its other
+// methods, if it has any, are Python's.
+class Server::HotService final : public grpc::Service {
  public:
-  explicit PredictService(Node& node) {
+  HotService(Node& node, const Codec& codec, const std::string& service, const char* unary, const char* stream)
+      : names_{"/" + service + "/" + unary, "/" + service + "/" + stream} {
     using grpc::internal::RpcMethod;
     using grpc::internal::RpcServiceMethod;
-    const std::string prefix = std::string("/") + kPredictService;
     // The method keeps the pointer to its name.
-    names_ = {prefix + "/Predict", prefix + "/PredictStream"};
     AddMethod(new RpcServiceMethod(names_[0].c_str(), RpcMethod::NORMAL_RPC, nullptr));  // NOLINT: owned by Service
     MarkMethodRawCallback(0, new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
-                                 [&node](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-                                         grpc::ByteBuffer* response) -> grpc::ServerUnaryReactor* {
-                                   return new PredictCall(node, *context, *request, *response);
+                                 [&](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) -> grpc::ServerUnaryReactor* {
+                                   return new UnaryCall(node, codec, *context, *request, *response);
                                  }));
     AddMethod(new RpcServiceMethod(names_[1].c_str(), RpcMethod::BIDI_STREAMING, nullptr));  // NOLINT
     MarkMethodRawCallback(
         1, new grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
-               [&node](grpc::CallbackServerContext* context) { return new PredictStreamCall(node, *context); }));
+               [&](grpc::CallbackServerContext* context) { return new StreamCall(node, codec, *context); }));
   }
 
  private:
-  std::array<std::string, 2> names_;
+  const std::array<std::string, 2> names_;
 };
 
 Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& options)
-    : node_(std::move(models), options.name),
+    : node_(std::move(models), options.name, options.shared_memory_bytes_max),
       control_(node_, options.methods),
-      predict_(std::make_unique<PredictService>(node_)) {
+      infer_codec_(options.triton_statuses ? InferCodec::Statuses::kTriton : InferCodec::Statuses::kOwn) {
   tune_allocator();
   // Debian builds it to look for lock cycles on every lock, which costs a request 1.5 us and ends no deadlock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  std::set<std::string> services{"", kPredictService};
+  hot_.push_back(std::make_unique<HotService>(node_, predict_codec_, kPredictService, "Predict", "PredictStream"));
+  hot_.push_back(std::make_unique<HotService>(node_, infer_codec_, kInferService, "ModelInfer", "ModelStreamInfer"));
+  std::set<std::string> services{"", kPredictService, kInferService};
   for (const auto& [method, streams] : options.methods) services.insert(method.substr(1, method.find('/', 1) - 1));
   services_.assign(services.begin(), services.end());
 
@@ -74,7 +77,7 @@ Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& optio
   // Flow control keeps gRPC's defaults on purpose. Without its bandwidth probes small requests cost a tenth less, but
   // a frame to a node 40 ms away then waits for a window of 64 KB again and again, and misses its deadline.
   builder.AddListeningPort(options.address, make_credentials(options.tls, tls_refused_), &port_);
-  builder.RegisterService(predict_.get());
+  for (const auto& service : hot_) builder.RegisterService(service.get());
   builder.RegisterCallbackGenericService(&control_);
   server_ = builder.BuildAndStart();
   if (!server_ || port_ == 0) {

@@ -8,7 +8,9 @@
 #include <string>
 
 #include "control_call.h"
+#include "infer_codec.h"
 #include "node.h"
+#include "predict_codec.h"
 #include "tls.h"
 
 namespace starling::predict {
@@ -18,7 +20,9 @@ struct ServerOptions {
   std::string address;                  // host:port; port 0 picks a free one
   std::map<std::string, bool> methods;  // served by Python: full name -> streams
   int message_bytes_max = 64 << 20;
-  int streams_max = 1024;  // concurrent calls of one connection
+  int streams_max = 1024;                                          // concurrent calls of one connection
+  std::uint64_t shared_memory_bytes_max = std::uint64_t{1} << 30;  // of all regions together; 0: none
+  bool triton_statuses = false;  // of the Open Inference Protocol: Triton's status codes instead of ours
   TlsOptions tls;
 };
 
@@ -43,13 +47,16 @@ class Server {
 
   const Node& node() const noexcept { return node_; }
   std::uint64_t tls_refused() const noexcept { return tls_refused_->load(std::memory_order_relaxed); }
+  SharedMemory& regions() noexcept { return node_.regions(); }
 
  private:
-  class PredictService;
+  class HotService;
 
   Node node_;
   ControlService control_;
-  std::unique_ptr<PredictService> predict_;
+  PredictCodec predict_codec_;
+  InferCodec infer_codec_;
+  std::vector<std::unique_ptr<HotService>> hot_;
   std::vector<std::string> services_;
   std::shared_ptr<std::atomic<std::uint64_t>> tls_refused_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::unique_ptr<grpc::Server> server_;

@@ -99,6 +99,11 @@ bool Reader::fixed32(std::uint32_t& out) {
   return true;
 }
 
+bool Reader::fixed(Spans& out, std::uint64_t size) {
+  out.clear();
+  return advance(size, &out);
+}
+
 bool Reader::skip(Type type) {
   std::uint64_t n = 0;
   switch (type) {
@@ -187,6 +192,17 @@ void Writer::varint(std::uint32_t field, std::uint64_t value) {
   raw_varint(value);
 }
 
+void Writer::choice(std::uint32_t field, std::uint64_t value) {
+  tag(field, Type::kVarint);
+  raw_varint(value);
+}
+
+void Writer::element(std::uint32_t field, std::string_view value) {
+  tag(field, Type::kBytes);
+  raw_varint(value.size());
+  append(value);
+}
+
 void Writer::fixed32(std::uint32_t field, std::uint32_t value) {
   if (value == 0) return;
   tag(field, Type::kFixed32);
@@ -213,7 +229,11 @@ void Writer::packed(std::uint32_t field, const Shape& values) {
 void Writer::message(std::uint32_t field, const Writer& value) {
   tag(field, Type::kBytes);
   raw_varint(value.size_);
-  for (const auto& piece : value.pieces_) {
+  append(value);
+}
+
+void Writer::append(const Writer& fields) {
+  for (const auto& piece : fields.pieces_) {
     if (piece.shared) {
       flush();
       pieces_.push_back(piece);
@@ -222,7 +242,7 @@ void Writer::message(std::uint32_t field, const Writer& value) {
       append(piece.own);
     }
   }
-  append(value.tail_);
+  append(fields.tail_);
 }
 
 void Writer::bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset,

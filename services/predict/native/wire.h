@@ -36,6 +36,7 @@ class Reader {
   bool text(std::string& out, std::size_t max_size);  // length-delimited, valid UTF-8, at most max_size bytes
   bool bytes(Spans& out, std::uint64_t& size);        // length-delimited, borrowed
   bool fixed32(std::uint32_t& out);
+  bool fixed(Spans& out, std::uint64_t size);  // of a known width, borrowed
   bool skip(Type type);
 
   // Enters a length-delimited message; leave() with the returned value goes on behind it.
@@ -71,16 +72,21 @@ struct Piece {
 // Bytes a varint takes.
 std::size_t varint_size(std::uint64_t value) noexcept;
 
-// Appends fields in order. Zero and empty values are left out, as proto3 does.
+// Appends fields in order. Zero and empty values are left out, as proto3 does, but for choices and elements.
 class Writer {
  public:
   void varint(std::uint32_t field, std::uint64_t value);
   void fixed32(std::uint32_t field, std::uint32_t value);
   void text(std::uint32_t field, std::string_view value);
   void message(std::uint32_t field, const Writer& value);
+  void choice(std::uint32_t field, std::uint64_t value);      // a varint of a oneof, also when it is 0
+  void element(std::uint32_t field, std::string_view value);  // of a repeated field, also when it is empty
   // A bytes field; ranges above kCopyMax are kept by reference.
   void bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset, std::size_t size);
   void packed(std::uint32_t field, const Shape& values);
+
+  // Fields of the same message.
+  void append(const Writer& fields);
 
   std::uint64_t size() const noexcept { return size_; }
   // The pieces in order; the writer is empty afterwards.

@@ -1,4 +1,4 @@
-#include "predict_call.h"
+#include "unary_call.h"
 
 namespace starling::predict {
 
@@ -15,27 +15,29 @@ std::string tenant_of(const grpc::ServerContextBase& context) {
   return {it->second.data(), std::min(it->second.size(), kIdMax)};
 }
 
-PredictCall::PredictCall(Node& node, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
-                         grpc::ByteBuffer& response)
-    : Inference(node), node_(node), bytes_(message), response_(response) {
+UnaryCall::UnaryCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context,
+                     const grpc::ByteBuffer& message, grpc::ByteBuffer& response)
+    : Inference(node), node_(node), codec_(codec), bytes_(message), response_(response) {
   node_.call_started();
   arrival = Clock::now();
   deadline = steady_deadline(context.deadline());
-  PredictRequestView view;
-  auto parsed = parse_request(bytes_.spans(), view);
-  start(std::move(parsed), std::move(view), tenant_of(context));
+  RequestView request;
+  auto parsed = codec_.parse(bytes_.spans(), request);
+  start(std::move(parsed), std::move(request), tenant_of(context));
 }
 
-void PredictCall::deliver(wire::Writer&& response) noexcept {
-  response_ = to_byte_buffer(std::move(response));
+void UnaryCall::deliver(const Answer& answer) noexcept {
+  response_ = to_byte_buffer(codec_.encode(answer, view()));
   Finish(grpc::Status::OK);
 }
 
-void PredictCall::refuse(const Status& status) noexcept { Finish(to_grpc_status(status, request_id())); }
+void UnaryCall::refuse(const Status& status) noexcept {
+  Finish(to_grpc_status(status, codec_.code(status.reason), view().request_id));
+}
 
-void PredictCall::OnCancel() { abandon(); }
+void UnaryCall::OnCancel() { abandon(); }
 
-void PredictCall::OnDone() {
+void UnaryCall::OnDone() {
   node_.call_finished();
   delete this;
 }

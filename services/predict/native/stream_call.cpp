@@ -1,11 +1,11 @@
-#include "predict_stream.h"
+#include "stream_call.h"
 
-#include "predict_call.h"
+#include "unary_call.h"
 
 namespace starling::predict {
 
-PredictStreamCall::PredictStreamCall(Node& node, grpc::CallbackServerContext& context)
-    : node_(node), deadline_(steady_deadline(context.deadline())), tenant_(tenant_of(context)) {
+StreamCall::StreamCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context)
+    : node_(node), codec_(codec), deadline_(steady_deadline(context.deadline())), tenant_(tenant_of(context)) {
   node_.call_started();
   node_.add_stream(this);
   const std::lock_guard lock(mutex_);
@@ -13,14 +13,14 @@ PredictStreamCall::PredictStreamCall(Node& node, grpc::CallbackServerContext& co
   advance_locked();
 }
 
-void PredictStreamCall::drain() {
+void StreamCall::drain() {
   const std::lock_guard lock(mutex_);
   draining_ = true;
   advance_locked();
 }
 
 // Starts whatever can start: the next read, the next write, the end.
-void PredictStreamCall::advance_locked() {
+void StreamCall::advance_locked() {
   if (finished_) return;
   const bool ending = half_closed_ || draining_ || broken_;
   if (!reading_ && !ending && items_.size() < kWindow) {
@@ -40,14 +40,14 @@ void PredictStreamCall::advance_locked() {
   if (!items_.empty()) return;
   finished_ = true;
   if (draining_ && !half_closed_) {
-    Finish(to_grpc_status({Reason::kDraining, "node " + node_.name() + " is draining; open the stream again", 1000, {}},
-                          {}));
+    const Status draining{Reason::kDraining, "node " + node_.name() + " is draining; open the stream again", 1000, {}};
+    Finish(to_grpc_status(draining, codec_.code(draining.reason), {}));
   } else {
     Finish(broken_ ? grpc::Status(grpc::StatusCode::CANCELLED, "the caller left") : grpc::Status::OK);
   }
 }
 
-void PredictStreamCall::OnReadDone(bool ok) {
+void StreamCall::OnReadDone(bool ok) {
   Item* item = nullptr;
   {
     const std::lock_guard lock(mutex_);
@@ -67,7 +67,7 @@ void PredictStreamCall::OnReadDone(bool ok) {
   advance_locked();
 }
 
-void PredictStreamCall::OnWriteDone(bool ok) {
+void StreamCall::OnWriteDone(bool ok) {
   const std::lock_guard lock(mutex_);
   writing_ = false;
   broken_ = broken_ || !ok;
@@ -75,7 +75,7 @@ void PredictStreamCall::OnWriteDone(bool ok) {
   advance_locked();
 }
 
-void PredictStreamCall::OnCancel() {
+void StreamCall::OnCancel() {
   std::vector<Item*> running;
   {
     const std::lock_guard lock(mutex_);
@@ -90,33 +90,33 @@ void PredictStreamCall::OnCancel() {
   }
 }
 
-void PredictStreamCall::OnDone() {
+void StreamCall::OnDone() {
   node_.remove_stream(this);
   node_.call_finished();
   delete this;
 }
 
-void PredictStreamCall::item_done(Item& item) {
+void StreamCall::item_done(Item& item) {
   const std::lock_guard lock(mutex_);
   item.done = true;
   advance_locked();
 }
 
-void PredictStreamCall::Item::run() {
+void StreamCall::Item::run() {
   arrival = Clock::now();
   deadline = call_.deadline_;
-  PredictRequestView view;
-  auto parsed = parse_stream_request(bytes_.spans(), view);
-  start(std::move(parsed), std::move(view), call_.tenant_);
+  RequestView request;
+  auto parsed = call_.codec_.parse_streamed(bytes_.spans(), request);
+  start(std::move(parsed), std::move(request), call_.tenant_);
 }
 
-void PredictStreamCall::Item::deliver(wire::Writer&& response) noexcept {
-  answer_ = to_byte_buffer(encode_stream_response(response));
+void StreamCall::Item::deliver(const Answer& answer) noexcept {
+  answer_ = to_byte_buffer(call_.codec_.encode_streamed(answer, view()));
   call_.item_done(*this);
 }
 
-void PredictStreamCall::Item::refuse(const Status& status) noexcept {
-  answer_ = to_byte_buffer(encode_stream_error(status, request_id()));
+void StreamCall::Item::refuse(const Status& status) noexcept {
+  answer_ = to_byte_buffer(call_.codec_.encode_refusal(status, view()));
   call_.item_done(*this);
 }
 

@@ -1,4 +1,4 @@
-// One PredictStream: several requests in flight, answers in request order.
+// One stream of requests: several in flight, answers in request order.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -14,11 +14,11 @@ namespace starling::predict {
 
 // Reads ahead at most kWindow requests, so a slow reader or engine slows the sender down instead of filling memory.
 // Deletes itself when gRPC is done with it.
-class PredictStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   static constexpr std::size_t kWindow = 16;
 
-  PredictStreamCall(Node& node, grpc::CallbackServerContext& context);
+  StreamCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context);
 
   // Reads nothing more, answers what was read, ends with UNAVAILABLE.
   void drain();
@@ -32,17 +32,16 @@ class PredictStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer,
   // One request of the stream. Lives in items_ until its answer is written.
   class Item final : public Inference {
    public:
-    Item(PredictStreamCall& call, const grpc::ByteBuffer& message)
-        : Inference(call.node_), call_(call), bytes_(message) {}
+    Item(StreamCall& call, const grpc::ByteBuffer& message) : Inference(call.node_), call_(call), bytes_(message) {}
     void run();
     grpc::ByteBuffer take_answer() { return std::move(answer_); }
     bool done = false;  // guarded by call_.mutex_
 
    private:
-    void deliver(wire::Writer&& response) noexcept override;
+    void deliver(const Answer& answer) noexcept override;
     void refuse(const Status& status) noexcept override;
 
-    PredictStreamCall& call_;
+    StreamCall& call_;
     MessageBytes bytes_;
     grpc::ByteBuffer answer_;
   };
@@ -51,6 +50,7 @@ class PredictStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer,
   void advance_locked();
 
   Node& node_;
+  const Codec& codec_;
   TimePoint deadline_;
   std::string tenant_;
   grpc::ByteBuffer incoming_;

@@ -1,4 +1,4 @@
-// One unary Predict: parse, submit, answer. No Python, no protobuf objects, one copy in and one out.
+// One unary request: parse, submit, answer. No Python, no protobuf objects, one copy in and one out.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -9,10 +9,10 @@
 namespace starling::predict {
 
 // Deletes itself when gRPC is done with it.
-class PredictCall final : public grpc::ServerUnaryReactor, public Inference {
+class UnaryCall final : public grpc::ServerUnaryReactor, public Inference {
  public:
-  PredictCall(Node& node, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
-              grpc::ByteBuffer& response);
+  UnaryCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
+            grpc::ByteBuffer& response);
 
   void OnCancel() override;
   void OnDone() override;
@@ -22,10 +22,11 @@ class PredictCall final : public grpc::ServerUnaryReactor, public Inference {
   // switches to an executor thread (measured: a third of the requests a second).
   bool InternalInlineable() override { return true; }
 
-  void deliver(wire::Writer&& response) noexcept override;
+  void deliver(const Answer& answer) noexcept override;
   void refuse(const Status& status) noexcept override;
 
   Node& node_;
+  const Codec& codec_;
   MessageBytes bytes_;
   grpc::ByteBuffer& response_;
 };

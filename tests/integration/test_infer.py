@@ -1,0 +1,164 @@
+"""The Open Inference Protocol on a node: the same models, path and answers as Predict, in another format."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from starling.inference.open_inference_pb2 import (
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+
+from tests.support.infer_calls import STREAM_INFER, WIDTHS, add_input, echo_infer, infer, set_parameters
+from tests.support.node import StartNode
+from tests.support.node_calls import refused
+
+TYPED = {
+    "BOOL": ("bool_contents", np.bool_, [True, False, True]),
+    "UINT8": ("uint_contents", np.uint8, [0, 1, 255]),
+    "UINT16": ("uint_contents", np.uint16, [0, 300, 65535]),
+    "UINT32": ("uint_contents", np.uint32, [0, 1, 2**32 - 1]),
+    "UINT64": ("uint64_contents", np.uint64, [0, 1, 2**64 - 1]),
+    "INT8": ("int_contents", np.int8, [-128, 0, 127]),
+    "INT16": ("int_contents", np.int16, [-32768, 0, 32767]),
+    "INT32": ("int_contents", np.int32, [-(2**31), 0, 2**31 - 1]),
+    "INT64": ("int64_contents", np.int64, [-(2**63), 0, 2**63 - 1]),
+    "FP32": ("fp32_contents", np.float32, [-1.5, 0.0, 3e38]),
+    "FP64": ("fp64_contents", np.float64, [-1.5, 0.0, 1e300]),
+}
+ORDER = (
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
+)  # fmt: skip
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+def stream(channel: grpc.Channel, requests: Iterator[ModelInferRequest]) -> Any:
+    call = channel.stream_stream(STREAM_INFER, ModelInferRequest.SerializeToString, ModelStreamInferResponse.FromString)
+    return call(requests, timeout=10)
+
+
+def floats(answer: ModelInferResponse, index: int = 0) -> list[float]:
+    values: list[float] = np.frombuffer(answer.raw_output_contents[index], np.float32).tolist()
+    return values
+
+
+def strings(raw: bytes) -> list[str]:
+    """Returns the elements of a BYTES tensor."""
+    out = []
+    while raw:
+        (size,) = struct.unpack_from("<I", raw)
+        out.append(raw[4 : 4 + size].decode())
+        raw = raw[4 + size :]
+    return out
+
+
+def test_raw_tensors_of_every_type_come_back_bit_by_bit(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="every-type", id="r-ü")
+    rng = np.random.default_rng(5)
+    for i, kind in enumerate(ORDER):
+        raw = rng.integers(0, 2 if kind == "BOOL" else 256, 6 * WIDTHS.get(kind, 4), np.uint8)
+        add_input(request, f"x{i}", kind, (2, 3), raw.tobytes())
+    answer = infer(channel, request)
+    assert (answer.model_name, answer.model_version, answer.id) == ("every-type", "1", "r-ü")
+    assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [
+        (f"y{i}", kind, [2, 3]) for i, kind in enumerate(ORDER)
+    ]
+    assert list(answer.raw_output_contents) == list(request.raw_input_contents)
+
+
+def test_typed_contents_are_answered_raw(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="typed")
+    for i, (kind, (field, _, numbers)) in enumerate(TYPED.items()):
+        add_input(request, f"x{i}", kind, (1, 3)).contents.CopyFrom(InferTensorContents(**{field: numbers}))
+    answer = infer(channel, request)
+    for (kind, (_, dtype, numbers)), raw in zip(TYPED.items(), answer.raw_output_contents, strict=True):
+        np.testing.assert_array_equal(np.frombuffer(raw, dtype), np.array(numbers, dtype), kind)
+    assert not any(output.HasField("contents") for output in answer.outputs)
+
+
+def test_large_tensors_pass(channel: grpc.Channel) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, 3_000_000, np.uint8).tobytes()
+    request = ModelInferRequest(model_name="bytes")
+    add_input(request, "x0", "UINT8", (1, len(frame)), frame)
+    assert infer(channel, request).raw_output_contents[0] == frame
+
+
+def test_only_the_wanted_outputs_are_sent_in_the_order_asked_for(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="colours")
+    add_input(request, "frame", "UINT8", (1, 8, 8, 3), bytes(192))
+    for name in ("count", "scores"):
+        request.outputs.add(name=name)
+    answer = infer(channel, request)
+    assert [output.name for output in answer.outputs] == ["count", "scores"]
+    assert [len(raw) for raw in answer.raw_output_contents] == [4, 400]
+
+
+def test_the_version_may_be_named(channel: grpc.Channel) -> None:
+    assert infer(channel, echo_infer(model_version="1")).model_version == "1"
+    gone = refused(lambda: infer(channel, echo_infer(model_version="7")))
+    assert (gone.code, gone.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_READY")
+
+
+def test_classification_answers_the_best_elements_as_text(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="echo")
+    values = np.zeros((2, 64), np.float32)
+    values[0, [7, 3]], values[1, 9] = (2.5, 1), np.nan
+    add_input(request, "x0", "FP32", (2, 64), values.tobytes())
+    set_parameters(request.outputs.add(name="y0").parameters, {"classification": 3})
+    answer = infer(channel, request)
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [2, 3])
+    assert strings(answer.raw_output_contents[0]) == [
+        "2.500000:7", "1.000000:3", "0.000000:0", "0.000000:0", "0.000000:1", "0.000000:2",
+    ]  # fmt: skip
+    request.outputs[0].parameters["classification"].int64_param = 1000
+    assert list(infer(channel, request).outputs[0].shape) == [2, 64]
+
+
+def test_a_timeout_bounds_the_answer(channel: grpc.Channel) -> None:
+    request = echo_infer(model="slow")
+    request.inputs[0].shape[:] = [1, 4]
+    request.raw_input_contents[0] = bytes(16)
+    set_parameters(request.parameters, {"timeout": 1})
+    late = refused(lambda: infer(channel, request))
+    assert (late.code, late.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED")
+    set_parameters(request.parameters, {"timeout": 0})
+    assert infer(channel, request).outputs[0].name == "y0"
+
+
+def test_parameters_that_models_may_have_are_ignored(channel: grpc.Channel) -> None:
+    request = echo_infer()
+    set_parameters(
+        request.parameters, {"temperature": 0.5, "sequence_id": 3, "sequence_start": True, "note": "x" * 999}
+    )
+    request.parameters["priority"].uint64_param = 1
+    set_parameters(request.inputs[0].parameters, {"layout": "NCHW"})
+    assert floats(infer(channel, request)) == [1.5] * 64
+
+
+def test_a_stream_answers_in_order_and_survives_refusals(channel: grpc.Channel) -> None:
+    requests = [echo_infer(n, id=str(n), model="echo" if n != 2 else "nobody") for n in range(5)]
+    answers = list(stream(channel, iter(requests)))
+    assert [answer.infer_response.id for answer in answers] == ["0", "1", "2", "3", "4"]
+    assert answers[2].error_message.startswith("model nobody is unknown to node node-1")
+    for n in (0, 1, 3, 4):
+        assert answers[n].error_message == ""
+        assert floats(answers[n].infer_response) == [n] * 64
+        assert answers[n].infer_response.parameters["triton_final_response"].bool_param
+
+
+def test_triton_statuses_are_given_when_asked_for(start_node: StartNode, repository: Path) -> None:
+    node = start_node(repository, "--triton-statuses")
+    with node.connect() as channel:
+        request = echo_infer()
+        set_parameters(request.parameters, {"timeout": 1})
+        late = refused(lambda: infer(channel, request))
+        assert (late.code, late.reason) == (UNAVAILABLE, "DEADLINE_PASSED")
+        assert refused(lambda: infer(channel, echo_infer(model_version="7"))).code == UNAVAILABLE
+        assert refused(lambda: infer(channel, echo_infer(model="nobody"))).code == grpc.StatusCode.NOT_FOUND

@@ -1,0 +1,216 @@
+"""Bad Open Inference requests over the wire: each gets its own status and text, and the node goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from starling.inference.open_inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+
+from tests.support.infer_calls import INFER, add_input, echo_infer, infer, set_parameters
+from tests.support.node_calls import raw_method, refused
+
+INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
+GOOD = echo_infer().SerializeToString()
+HALF = "wants an int64 or uint64 from 0 to 2^63 - 1"
+
+
+def field(number: int, payload: bytes) -> bytes:
+    """Returns one length-delimited field of less than 128 bytes."""
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+def request(**fields: Any) -> bytes:
+    return echo_infer(**fields).SerializeToString()
+
+
+def tensor(datatype: str, shape: tuple[int, ...], raw: bytes | None = None, **fields: Any) -> bytes:
+    """Returns a request for `echo` with one input: raw bytes, typed contents, or parameters of the input."""
+    message = ModelInferRequest(model_name="echo")
+    contents = fields.pop("contents", None)
+    added = add_input(message, "x0", datatype, shape, raw, **fields)
+    if contents is not None:
+        added.contents.CopyFrom(InferTensorContents(**contents))
+    return message.SerializeToString()
+
+
+def with_parameters(**parameters: Any) -> bytes:
+    message = echo_infer()
+    set_parameters(message.parameters, parameters)
+    return message.SerializeToString()
+
+
+def with_outputs(*names: str, **parameters: Any) -> bytes:
+    message = echo_infer()
+    for name in names:
+        set_parameters(message.outputs.add(name=name).parameters, parameters)
+    return message.SerializeToString()
+
+
+def two_inputs(*, raw: int, typed: bool) -> bytes:
+    message = ModelInferRequest(model_name="echo")
+    for name in ("x0", "x1"):
+        added = add_input(message, name, "FP32", (1, 1))
+        if typed:
+            added.contents.fp32_contents.append(1)
+    message.raw_input_contents.extend([bytes(4)] * raw)
+    return message.SerializeToString()
+
+
+@pytest.fixture(autouse=True)
+def the_node_goes_on(channel: grpc.Channel) -> Iterator[None]:
+    """Holds after every test: a good request is answered."""
+    yield
+    answer = infer(channel, echo_infer())
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [1.5] * 64
+
+
+REQUESTS = [
+    ("nothing", b"", "model_name is missing; set it to a name that RepositoryIndex returns"),
+    ("cut off", GOOD[:-1], "malformed ModelInferRequest: field `raw_input_contents` could not be read"),
+    ("cut in a tag", GOOD + b"\xff", "malformed ModelInferRequest: it ends inside a field, or a field number is out"),
+    ("a group", GOOD + b"\x0b", "malformed ModelInferRequest: it ends inside a field, or a field number is out"),
+    ("bad UTF-8 name", GOOD + field(1, b"\xff"), "field `model_name` could not be read, wanted UTF-8 of at most 256"),
+    ("bad UTF-8 id", GOOD + field(3, b"\xc0\x80"), "field `id` could not be read, wanted UTF-8 of at most 128 bytes"),
+    ("bad UTF-8 key", GOOD + field(4, field(1, b"\xff")), "field `parameters` could not be read, wanted names of at"),
+    ("bad UTF-8 input", GOOD + field(5, field(1, b"\xff")), "field `inputs.name` could not be read, wanted UTF-8"),
+    ("bad UTF-8 output", GOOD + field(6, field(1, b"\xff")), "field `outputs.name` could not be read, wanted UTF-8"),
+    ("long name", request(model="m" * 257), "field `model_name` could not be read, wanted UTF-8 of at most 256"),
+    ("long id", request(id="i" * 129), "field `id` could not be read, wanted UTF-8 of at most 128 bytes"),
+    ("version", request(model_version="latest"), 'model_version is "latest", wanted digits of a number >= 1, or'),
+    ("version 0", request(model_version="0"), 'model_version is "0", wanted digits of a number >= 1, or nothing'),
+    ("version -1", request(model_version="-1"), 'model_version is "-1", wanted digits of a number >= 1, or nothing'),
+    ("version 2^64", request(model_version=str(2**64)), 'model_version is "18446744073709551616", wanted digits'),
+    (
+        "65 inputs",
+        GOOD + field(5, b"\x12\x04FP32\x1a\x01\x01") * 64,
+        "field `inputs` could not be read, wanted at most",
+    ),
+    ("65 raw", GOOD + field(7, b"") * 64, "field `raw_input_contents` could not be read, wanted at most 64 elements"),
+    (
+        "65 outputs",
+        GOOD + b"".join(field(6, field(1, b"%d" % i)) for i in range(65)),
+        "`outputs` could not be read, wa",
+    ),
+    ("raw missing", two_inputs(raw=1, typed=False), "raw_input_contents has 1 element(s), wanted 2, one for each"),
+    ("raw surplus", two_inputs(raw=3, typed=False), "raw_input_contents has 3 element(s), wanted 2, one for each"),
+    ("mixed", two_inputs(raw=2, typed=True), 'input "x0" has contents beside raw_input_contents; send all inputs raw'),
+    ("no shape", tensor("FP32", (), bytes(4)), 'input "x0" has no shape; say it, dimension 0 first'),
+    ("rank 9", tensor("FP32", (1,) * 9, bytes(4)), "field `inputs.shape` could not be read, wanted at most 8 integers"),
+    ("below 0", tensor("FP32", (1, -64), bytes(256)), "with a dimension below 0; send the true shape"),
+    ("no type", tensor("", (1, 64), bytes(256)), 'input "x0" has datatype "", wanted BOOL, UINT8 to UINT64,'),
+    ("strange type", tensor("TYPE_FP32", (1, 64), bytes(256)), 'input "x0" has datatype "TYPE_FP32", wanted BOOL,'),
+    ("2^40 x 2^40", tensor("FP32", (2**40, 2**40), bytes(4)), 'echo:1 input "x0" wants FP32[?, 64], got FP32[109951'),
+    ("2^62 x 64", tensor("FP32", (2**62, 64), bytes(4)), "whose size overflows; send the true shape"),
+    (
+        "short",
+        tensor("FP32", (1, 64), bytes(255)),
+        "of shape [1, 64] needs 256 bytes, got 255; send row-major elements",
+    ),
+    ("long", tensor("FP32", (1, 64), bytes(257)), "of shape [1, 64] needs 256 bytes, got 257; send row-major elements"),
+    ("batch 9", tensor("FP32", (9, 64), bytes(9 * 256)), 'input "x0" has batch 9, wanted the same number in every'),
+    ("no elements", tensor("FP32", (1, 64)), 'input "x0" of shape [1, 64] needs 64 elements, got 0 in fp32_contents'),
+    (
+        "typed 2^40 x 2^40",
+        tensor("INT8", (2**40, 2**40), contents={"int_contents": [1]}),
+        "needs more than fit, got 1 in int_contents; send every element once",
+    ),
+    (
+        "few elements",
+        tensor("FP32", (1, 64), contents={"fp32_contents": [1] * 63}),
+        "needs 64 elements, got 63 in fp32_contents; send every element once",
+    ),
+    (
+        "wrong field",
+        tensor("FP32", (1, 64), contents={"fp64_contents": [1] * 64}),
+        'input "x0" is FP32 and has elements in field 7 of its contents; send all of them in fp32_contents',
+    ),
+    (
+        "out of range",
+        tensor("UINT8", (1,), contents={"uint_contents": [256]}),
+        'input "x0" has an element 256 in uint_contents, which is no UINT8; send what fits',
+    ),
+    ("typed FP16", tensor("FP16", (1,), contents={}), 'input "x0" is FP16, which has no typed contents; send it raw'),
+    ("typed BF16", tensor("BF16", (1,), contents={}), 'input "x0" is BF16, which has no typed contents; send it raw'),
+    ("output twice", with_outputs("y0", "y0"), 'output "y0" is asked for twice; name it once'),
+    ("unknown output", with_outputs("y9"), 'output "y9" is unknown, echo returns y0; ask for these'),
+    ("classes as text", with_outputs("y0", classification="3"), f'`classification` of output "y0" {HALF}'),
+    ("classes below 0", with_outputs("y0", classification=-1), f'`classification` of output "y0" {HALF}'),
+    ("timeout as text", with_parameters(timeout="1"), f"parameter `timeout` {HALF}"),
+    ("timeout below 0", with_parameters(timeout=-1), f"parameter `timeout` {HALF}"),
+    ("priority as bool", with_parameters(priority=True), f"parameter `priority` {HALF}"),
+    ("start as number", with_parameters(sequence_start=1), "parameter `sequence_start` wants a bool"),
+    (
+        "sequence as bool",
+        with_parameters(sequence_id=True),
+        "parameter `sequence_id` wants an int64, a uint64 or a text",
+    ),
+    ("long sequence", with_parameters(sequence_id="s" * 129), "`sequence_id` wants an int64, a uint64 or a text of at"),
+    (
+        "start of none",
+        with_parameters(sequence_start=True),
+        "parameter `sequence_start` without `sequence_id`; name the",
+    ),
+    ("reserved", with_parameters(triton_magic=1), "parameter `triton_magic` is unknown, and names with `triton_` are"),
+    (
+        "no size",
+        tensor("FP32", (1, 64), shared_memory_region="r"),
+        'input "x0" lies in shared memory region "r" without',
+    ),
+    ("no region", tensor("FP32", (1, 64), shared_memory_offset=0), 'input "x0" has a place in shared memory without'),
+    (
+        "region that is not there",
+        tensor("FP32", (1, 64), shared_memory_region="r", shared_memory_byte_size=256),
+        'shared memory region "r" is not registered on this node; register it first',
+    ),
+    (
+        "offset below 0",
+        tensor("FP32", (1, 64), shared_memory_region="r", shared_memory_byte_size=256, shared_memory_offset=-1),
+        f'parameter `shared_memory_offset` of input "x0" {HALF}',
+    ),
+    (
+        "contents in a region",
+        tensor("FP32", (1,), contents={}, shared_memory_region="r", shared_memory_byte_size=4),
+        'input "x0" has contents and lies in shared memory; choose one',
+    ),
+    (
+        "classes in a region",
+        with_outputs("y0", classification=1, shared_memory_region="r", shared_memory_byte_size=4),
+        'output "y0" is asked for as classes and in shared memory; choose one',
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "text"), [case[1:] for case in REQUESTS], ids=[case[0] for case in REQUESTS])
+def test_a_bad_request_is_refused_with_its_reason(channel: grpc.Channel, message: bytes, text: str) -> None:
+    refusal = refused(lambda: raw_method(channel, INFER)(message, timeout=10))
+    assert (refusal.code, refusal.reason) == INVALID
+    assert text in refusal.text
+
+
+def test_classes_of_what_has_no_order_are_refused(channel: grpc.Channel) -> None:
+    message = ModelInferRequest(model_name="every-type")
+    set_parameters(message.outputs.add(name="y0").parameters, {"classification": 1})
+    refusal = refused(lambda: infer(channel, message))
+    assert (refusal.code, refusal.reason) == INVALID
+    assert 'output "y0" of every-type is BOOL, whose elements have no order to classify by' in refusal.text
+
+
+def test_unknown_models_and_methods_have_their_own_status(channel: grpc.Channel) -> None:
+    unknown = refused(lambda: infer(channel, echo_infer(model="nobody")))
+    assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    method = raw_method(channel, "/inference.GRPCInferenceService/ModelExplain")
+    assert refused(lambda: method(b"", timeout=10)).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_the_refusal_names_the_request(channel: grpc.Channel) -> None:
+    refusal = refused(lambda: infer(channel, echo_infer(id="r-7", model_version="x")))
+    assert refusal.facts["request_id"] == "r-7"
+
+
+def test_a_message_may_come_with_fields_of_a_later_version(channel: grpc.Channel) -> None:
+    later = GOOD + b"\x98\x06\x01" + field(15, b"later")
+    assert ModelInferResponse.FromString(raw_method(channel, INFER)(later, timeout=10)).model_name == "echo"
