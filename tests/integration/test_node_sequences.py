@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from starling.inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse
 
 from engines import DataType
@@ -39,6 +41,8 @@ from services.client import (
     SequenceNotFound,
     SequencesFull,
 )
+from tests.support.clients import install_clients
+from tests.support.infer_calls import STREAM_INFER, add_input, infer, set_parameters
 from tests.support.node import RunningNode, running_node, wait_until
 from tests.support.node_calls import raw_method, refused, tensor
 from tests.support.node_models import accumulator, build_accumulator, identity, publish
@@ -308,3 +312,54 @@ def test_silero_hears_what_the_original_graph_hears(ears: RunningNode, cache: Ca
     assert min(spoken[:2]) > 0.4  # "front centre", "front left"
     assert spoken[2] < 0.1  # noise
     assert kept(ears, "silero-vad") == 0
+
+
+def test_the_open_inference_protocol_names_sequences_with_parameters(node: RunningNode) -> None:
+    """By number or text; the same sequences as those of Predict."""
+
+    def ask(name: int | str, value: float, **parameters: bool) -> ModelInferRequest:
+        request = ModelInferRequest(model_name="sum", id=str(name))
+        add_input(request, "x0", "FP32", (1, 1), np.float32(value).tobytes())
+        set_parameters(request.parameters, {"sequence_id": name, **parameters})
+        return request
+
+    def hear(response: ModelInferResponse) -> float:
+        assert [one.name for one in response.outputs] == ["y0"]
+        return float(np.frombuffer(response.raw_output_contents[0], np.float32)[0])
+
+    names: tuple[int | str, ...] = (7, "seven", 8)
+    alone = {name: Alone() for name in names}
+    with node.connect() as channel, Client(node.target) as client:
+        for at in range(5):
+            for number, name in enumerate(names):
+                answer = hear(infer(channel, ask(name, at + number, sequence_start=at == 0)))
+                assert answer == alone[name].step(at + number)
+        assert step(client, 1, "7") == alone[7].step(1)
+        assert hear(infer(channel, ask("seven", 2, sequence_end=True))) == alone["seven"].step(2)
+        refusal = refused(lambda: infer(channel, ask("seven", 1)))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SEQUENCE_NOT_FOUND")
+
+        ahead = {name: Alone() for name in (1, 2)}
+        requests = [
+            ask(name, at * name, sequence_start=at == 0, sequence_end=at == 19) for at in range(20) for name in ahead
+        ]
+        call = channel.stream_stream(
+            STREAM_INFER, ModelInferRequest.SerializeToString, ModelStreamInferResponse.FromString
+        )
+        answers = [answer.infer_response for answer in call(iter(requests), timeout=10)]
+        assert [int(answer.id) for answer in answers] == [1, 2] * 20
+        for number, answer in enumerate(answers):
+            name = int(answer.id)
+            assert hear(answer) == ahead[name].step(number // 2 * name)
+
+
+def test_clients_of_triton_send_sequences_unchanged(node: RunningNode) -> None:
+    clients = install_clients()
+    assert clients.run("triton_sequences.py", node.target).strip() == "interleaved stream refusals config"
+    before = node.count("starling_sequences_started_total", model="sum")
+    measured = clients.perf_analyzer(
+        *("-m", "sum", "-u", node.target, "-i", "grpc", "--request-count", "400"),
+        *("--num-of-sequences", "4", "--sequence-length", "20", "--streaming"),
+    )
+    assert re.search(r"Throughput: [1-9]", measured), measured
+    assert node.count("starling_sequences_started_total", model="sum") >= before + 10
