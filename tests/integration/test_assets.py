@@ -140,3 +140,10 @@ def test_embedding_is_alike_for_alike_pictures(cache: Cache, frame: Frame) -> No
 def test_quadrotor_policy_flies_the_shipped_roll_out(cache: Cache) -> None:
     rollout = cache.repository.find("raptor").manifest.report["rollout"]
     assert (rollout["steps"], rollout["error_max"] < 1e-5) == (500, True)
+
+
+def test_voice_detector_hears_what_the_original_graph_hears(cache: Cache) -> None:
+    speech = cache.repository.find("silero-vad").manifest.report["speech"]
+    assert speech["steps"] > 200
+    assert speech["error_max"] < 1e-4
+    assert 0.3 < speech["speech_share"] < 0.8  # both kinds of sound are in it
