@@ -116,6 +116,26 @@ class ChildNotReady(MeshError):
         )
 
 
+class GatewayNotReady(MeshError):
+    """The gateway sends nothing to nodes that serve.
+
+    Attributes:
+        nodes: their names.
+        timeout_s: how long it was given.
+    """
+
+    reason = "GATEWAY_NOT_READY"
+
+    def __init__(self, nodes: Sequence[str], timeout_s: float, control_tail: str) -> None:
+        self.nodes = tuple(nodes)
+        self.timeout_s = timeout_s
+        last_words = f"; the control plane's last lines:\n{_indent(control_tail)}" if control_tail else ""
+        super().__init__(
+            f"the gateway does not reach {', '.join(self.nodes)} after {timeout_s:g} s, though they serve; "
+            f"the machine may be busy{last_words}"
+        )
+
+
 class AssetMissing(MeshError):
     """A model or a video that the command needs is not there and could not be fetched."""
 

@@ -1,4 +1,4 @@
-"""A whole mesh on this machine: nodes, the delay before the far ones, and the gateway."""
+"""A whole mesh on this machine: control plane, nodes, the delay before the far ones, and the gateway."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mesh.child import Child
-from mesh.gateway import check_listen, envoy_program, find_envoy, static_bootstrap
-from mesh.gateway.security import DEFAULT_RATE, Rate
+from mesh.endpoint import Tier
+from mesh.errors import GatewayNotReady
+from mesh.gateway import GatewaySite, bootstrap, check_listen, envoy_program, find_envoy, wait_healthy
+from mesh.gateway.security import DEFAULT_RATE, Rate, write_security
 from mesh.hosts import THIS_MACHINE, Hosts
 from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
 from mesh.supervisor import Supervisor
-from mesh.weights import PRIOR_LATENCY_MS, Endpoint, Tier, prior_weights
+from mesh.together import together
 from services.host import Address
 
 # -P keeps the caller's working directory off the path: a folder named `services` there is not ours.
 NODE_COMMAND = (sys.executable, "-P", "-m", "services.host.cli", "node")
+_CONTROL_COMMAND = (sys.executable, "-P", "-m", "services.host.cli", "control")
 _DELAY_COMMAND = (sys.executable, "-P", "-m", "mesh.delay")
 _FREE_PORT = Address("127.0.0.1", 0)
+_GATEWAY = "gateway"
 _NODE_READY_S = 120.0  # compiling a large model for every batch size takes its time
 _NODE_GRACE_S = 10.0
+_HEALTHY_S = 5.0  # a node answers its first health check within milliseconds on an idle machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,8 @@ class MeshPlan:
         certs: folder of certificates, made if missing; plain text on every connection without it.
         rate: how much each tenant may ask, with certificates only.
         security: what `start_mesh` made of `certs`.
-        hosts: where to run each node, by its name, and the gateway, as `gateway`.
+        hosts: where to run each node, by its name, and the gateway with the control plane, as `gateway`.
+        control_flags: further flags of the control plane.
     """
 
     gateway: Address
@@ -56,6 +62,7 @@ class MeshPlan:
     rate: Rate = DEFAULT_RATE
     security: LocalSecurity | None = None
     hosts: Hosts = THIS_MACHINE
+    control_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +92,27 @@ class LocalMesh:
     Attributes:
         gateway: the address that agents call.
         admin: Envoy's own interface over HTTP, for people.
+        control: the control plane, for `starling mesh status`.
+        control_metrics: address of its metrics, `/metrics` over HTTP.
         nodes: the nodes, edges first.
         gateway_child: Envoy's process.
+        control_child: the control plane's process; agents are served on without it.
+        control_again: starts it again where it was.
+        delays: the process before each far node, by the node's name.
+        unreached: nodes that serve and that the gateway does not reach, for instance for a wrong certificate.
         security: how to get in; None when anybody can.
     """
 
     gateway: Address
     admin: Address
+    control: Address
+    control_metrics: str
     nodes: tuple[RunningNode, ...]
     gateway_child: Child
+    control_child: Child
+    control_again: Program
+    delays: Mapping[str, Child]
+    unreached: frozenset[str] = frozenset()
     security: LocalSecurity | None = None
 
 
@@ -111,43 +130,58 @@ def check_plan(plan: MeshPlan) -> Path:
 
 
 async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
-    """Starts everything and returns once the gateway answers.
+    """Starts everything and returns once the gateway sends requests to every node.
 
     Raises:
         MeshError: a part is missing, did not start or was not ready in time; says which and why.
     """
     envoy = check_plan(plan)
     plan.run_dir.mkdir(parents=True, exist_ok=True)
-    if plan.certs is not None:
-        plan = replace(
-            plan, security=prepare_security(plan.certs, plan.run_dir, list(_tiers(plan)), datetime.now(UTC), plan.rate)
-        )
-    nodes = await _start_nodes(supervisor, plan)
-    endpoints = await _start_delays(supervisor, plan, nodes)
-    latency_ms = {**PRIOR_LATENCY_MS, Tier.CLOUD: PRIOR_LATENCY_MS[Tier.EDGE] + plan.rtt_ms}
-    weights = prior_weights(endpoints, latency_ms)
-    bootstrap = static_bootstrap(plan.gateway, endpoints, weights, plan.security.plan if plan.security else None)
-    program = plan.hosts.place("gateway", envoy_program(envoy, bootstrap, plan.run_dir))
-    (gateway,) = await supervisor.start([program])
-    facts = gateway.facts
-    return LocalMesh(Address.parse(facts["grpc"]), Address.parse(facts["admin"]), nodes, gateway, plan.security)
-
-
-async def _start_nodes(supervisor: Supervisor, plan: MeshPlan) -> tuple[RunningNode, ...]:
     tiers = _tiers(plan)
-    programs = [_node_program(plan, name, tier) for name, tier in tiers.items()]
-    children = await supervisor.start(programs)
-    return tuple(_running_node(child, tiers[child.name]) for child in children)
+    flags = plan.control_flags
+    if plan.certs is not None:
+        security = prepare_security(plan.certs, plan.run_dir, list(tiers), datetime.now(UTC), plan.rate)
+        plan = replace(plan, security=security)
+        flags = (*flags, "--security", str(write_security(security.plan, plan.run_dir / "security.json")))
+    far = [name for name, tier in tiers.items() if tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
+    # What a node has to be told comes first; nodes and gateway then start side by side.
+    beside = Address(plan.hosts.get_address(_GATEWAY), 0)
+    programs = [plan.hosts.place(_GATEWAY, control_program(beside, beside, flags))]
+    control, *delays = await supervisor.start([*programs, *(_delay_program(name, plan.rtt_ms) for name in far)])
+    delay_by_node = dict(zip(far, delays, strict=True))
+    address = Address.parse(control.facts["grpc"])
+    site = GatewaySite(_GATEWAY, plan.gateway, address)
+    nodes = await supervisor.spawn(_node_programs(plan, tiers, address, delay_by_node))
+    program = plan.hosts.place(_GATEWAY, envoy_program(envoy, bootstrap(site), plan.run_dir))
+    (gateway,) = await supervisor.spawn([program])
+    serving = tuple(await together(_serve(node, tiers[node.name], delay_by_node.get(node.name)) for node in nodes))
+    await gateway.ready()
+    admin = Address.parse(gateway.facts["admin"])
+    missing = await plan.hosts.run(_GATEWAY, lambda: wait_healthy(admin, list(tiers), _HEALTHY_S))
+    if len(missing) == len(tiers):
+        raise GatewayNotReady(sorted(missing), _HEALTHY_S, control.stderr_tail)
+    metrics = control.facts["metrics"]
+    listens = Address.parse(gateway.facts["grpc"])
+    again = plan.hosts.place(_GATEWAY, control_program(address, Address.parse(metrics), flags))
+    return LocalMesh(
+        listens,
+        admin,
+        address,
+        metrics,
+        serving,
+        gateway,
+        control,
+        again,
+        delay_by_node,
+        frozenset(missing),
+        plan.security,
+    )
 
 
-async def _start_delays(supervisor: Supervisor, plan: MeshPlan, nodes: tuple[RunningNode, ...]) -> list[Endpoint]:
-    """Returns where the gateway reaches each node: near ones directly, far ones through a delay."""
-    far = [node for node in nodes if node.tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
-    delays = await supervisor.start(_delay_program(node, plan.rtt_ms) for node in far)
-    reached_at: Mapping[str, Address] = {
-        node.name: Address.parse(delay.facts["listen"]) for node, delay in zip(far, delays, strict=True)
-    }
-    return [Endpoint(n.name, n.tier, reached_at.get(n.name, n.grpc)) for n in nodes]
+def control_program(listen: Address, metrics: Address, flags: tuple[str, ...] = ()) -> Program:
+    """Returns the control plane's program; its facts are `grpc` and `metrics`, each HOST:PORT."""
+    command = (*_CONTROL_COMMAND, "--listen", str(listen), "--metrics", str(metrics), *flags)
+    return Program("control", command, ready_timeout_s=20.0)
 
 
 def _tiers(plan: MeshPlan) -> dict[str, Tier]:
@@ -155,7 +189,22 @@ def _tiers(plan: MeshPlan) -> dict[str, Tier]:
     return tiers | {f"{Tier.CLOUD}-{n + 1}": Tier.CLOUD for n in range(plan.clouds)}
 
 
-def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
+def _node_programs(
+    plan: MeshPlan, tiers: Mapping[str, Tier], control: Address, delays: Mapping[str, Child]
+) -> list[Program]:
+    advertised = {name: delay.facts["listen"] for name, delay in delays.items()}
+    return [_node_program(plan, name, tier, control, advertised.get(name)) for name, tier in tiers.items()]
+
+
+async def _serve(child: Child, tier: Tier, delay: Child | None) -> RunningNode:
+    """Waits until a node serves, and tells the delay before it where it is."""
+    facts = await child.ready()
+    if delay is not None:
+        delay.send_line(f"target {facts['grpc']}")
+    return _running_node(child, tier)
+
+
+def _node_program(plan: MeshPlan, name: str, tier: Tier, control: Address, advertise: str | None) -> Program:
     listen = str(Address(plan.hosts.get_address(name), 0))
     flags = {
         "--repository": str(plan.repository),
@@ -163,7 +212,10 @@ def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
         "--tier": str(tier),
         "--grpc": listen,
         "--metrics": listen,
+        "--control": str(control),
     }
+    if advertise is not None:
+        flags["--advertise"] = advertise
     words = [word for flag in flags.items() for word in flag]
     for model in plan.models:
         words += ["--model", model]
@@ -174,9 +226,9 @@ def _node_program(plan: MeshPlan, name: str, tier: Tier) -> Program:
     return plan.hosts.place(name, program)
 
 
-def _delay_program(node: RunningNode, rtt_ms: float) -> Program:
-    flags = ("--listen", str(_FREE_PORT), "--target", str(node.grpc), "--rtt-ms", f"{rtt_ms:g}")
-    return Program(f"delay-{node.name}", (*_DELAY_COMMAND, *flags), ready_timeout_s=20.0)
+def _delay_program(node: str, rtt_ms: float) -> Program:
+    flags = ("--listen", str(_FREE_PORT), "--rtt-ms", f"{rtt_ms:g}")
+    return Program(f"delay-{node}", (*_DELAY_COMMAND, *flags), ready_timeout_s=20.0)
 
 
 def _running_node(child: Child, tier: Tier) -> RunningNode:

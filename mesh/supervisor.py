@@ -9,6 +9,7 @@ from typing import Self
 
 from mesh.child import Child
 from mesh.program import Program
+from mesh.together import together
 
 
 class Supervisor:
@@ -106,11 +107,4 @@ async def wait_ready(children: Iterable[Child]) -> None:
     Raises:
         MeshError: that failure.
     """
-    waits = [asyncio.create_task(child.ready()) for child in children]
-    try:
-        for wait in asyncio.as_completed(waits):
-            await wait
-    finally:
-        for task in waits:
-            task.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+    await together(child.ready() for child in children)

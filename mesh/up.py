@@ -108,8 +108,11 @@ async def _run(plan: MeshPlan, console: Console) -> None:
                 break
             if child is mesh.gateway_child:
                 raise ChildFailed(child.name, child.exit_code or 0, child.stderr_tail)
-            if child.name != "models pull":
-                console.print(_build_farewell(child), highlight=False)
+            if child.name == "control":
+                console.print(_build_farewell(child, "agents are served on while it starts again"), highlight=False)
+                await supervisor.spawn([mesh.control_again])
+            elif child.name != "models pull":
+                console.print(_build_farewell(child, "it stays away"), highlight=False)
         console.print("stopping", highlight=False)
 
 
@@ -127,7 +130,9 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
     facts.add_row("gateway", f"[bold]{mesh.gateway}[/]  gRPC, the only address agents need")
     for node in mesh.nodes:
         far = f", {plan.rtt_ms:g} ms away" if node.tier == "cloud" else ""
-        facts.add_row(node.name, f"{', '.join(node.models)}{far}  http://{node.metrics}/metrics")
+        lost = "  [red]the gateway does not reach it[/]" if node.name in mesh.unreached else ""
+        facts.add_row(node.name, f"{', '.join(node.models)}{far}  http://{node.metrics}/metrics{lost}")
+    facts.add_row("control", f"{mesh.control}  http://{mesh.control_metrics}/metrics")
     facts.add_row("envoy", f"http://{mesh.admin}")
     model = mesh.nodes[0].models[0].partition(":")[0] if mesh.nodes[0].models else "MODEL"
     facts.add_row()
@@ -138,6 +143,7 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
         facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
     else:
         facts.add_row("secure", f"certificates and tokens in {_shorten(mesh.security.store.root)}")
+    facts.add_row("", f"starling mesh status --control {mesh.control}")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
 
 
@@ -161,7 +167,7 @@ def _shorten(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _build_farewell(child: Child) -> str:
+def _build_farewell(child: Child, what_now: str) -> str:
     last_words = child.stderr_tail.splitlines()[-1:] if child.exit_code else []
     why = f": {last_words[0]}" if last_words else ""
-    return f"[yellow]![/] {child.name} ended with status {child.exit_code}{why}; it stays away"
+    return f"[yellow]![/] {child.name} ended with status {child.exit_code}{why}; {what_now}"

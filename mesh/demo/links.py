@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.demo.settings import DemoSettings
+from mesh.endpoint import Tier
 from mesh.testbed import LaneStatus, Link, Shape, Testbed, TestbedPlan
-from mesh.weights import Tier
 
 AGENTS = "agents"
 GATEWAY = "gateway"

@@ -1,43 +1,71 @@
-"""The bootstrap: the file that Envoy starts from."""
+"""The bootstrap: the file that Envoy starts from. All else comes from the control plane."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from mesh.gateway.clusters import load_assignment, nodes_cluster
-from mesh.gateway.listener import grpc_listener
-from mesh.gateway.routes import route_configuration
-from mesh.gateway.security import SecurityPlan, further_clusters, secure_listener, secure_nodes
+from mesh.gateway.clusters import http2_options
 from mesh.gateway.typed import Resource, extension, socket_address
-from mesh.weights import Endpoint
 from services.host import Address
+
+CONTROL = "control"
+"""Cluster of the control plane: discovery, and the access log on its way back."""
 
 _CONNECTIONS_MAX = 10_000
 
 
-def static_bootstrap(
-    listen: Address, endpoints: Sequence[Endpoint], weights: Mapping[str, int], security: SecurityPlan | None = None
-) -> Resource:
-    """Returns an `envoy.config.bootstrap.v3.Bootstrap` with everything inside and no control plane.
+@dataclass(frozen=True, slots=True)
+class GatewaySite:
+    """What one gateway is and where it stands.
+
+    Attributes:
+        name: unique in the mesh.
+        listen: where agents call it; port 0 takes a free one.
+        control: the control plane.
+        viewpoint: gateways of one viewpoint stand at one place; each on its own when empty.
+    """
+
+    name: str
+    listen: Address
+    control: Address
+    viewpoint: str = ""
+
+
+def bootstrap(site: GatewaySite, *, delta: bool = True) -> Resource:
+    """Returns an `envoy.config.bootstrap.v3.Bootstrap` that asks the control plane for everything else.
 
     Args:
-        listen: the gateway's address; port 0 takes a free one.
-        endpoints: the nodes behind it.
-        weights: weight by node name, each >= 1.
-        security: who may call; plain text from everybody without it.
+        site: what the gateway is; the control plane builds its configuration from it.
+        delta: use the incremental protocol, where a change costs only what changed.
     """
-    cluster = nodes_cluster(load_assignment(endpoints, weights))
-    routes = route_configuration(cluster["name"])
-    listener, clusters = grpc_listener(listen, routes), [cluster]
-    if security is not None:
-        listener = secure_listener(listener, security)
-        clusters = [secure_nodes(cluster, security), *further_clusters(security)]
+    stream = {"ads": {}, "resource_api_version": "V3"}
     return {
-        "node": {"id": "gateway", "cluster": "starling"},
+        "node": {
+            "id": site.name,
+            "cluster": "starling",
+            "metadata": {"starling": {"listen": str(site.listen), "viewpoint": site.viewpoint}},
+        },
         # Loopback only: whoever reaches it can stop the gateway. Envoy writes the port it took into
         # a file.
         "admin": {"address": socket_address(Address("127.0.0.1", 0))},
-        "static_resources": {"listeners": [listener], "clusters": clusters},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if delta else "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [
+                    {
+                        "envoy_grpc": {
+                            "cluster_name": CONTROL,
+                            # The default backs off to 30 s; a restarted control plane is heard within two.
+                            "retry_policy": {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}},
+                        }
+                    }
+                ],
+            },
+            "cds_config": stream,
+            "lds_config": stream,
+        },
+        "static_resources": {"clusters": [_control_cluster(site.control)]},
         "overload_manager": {
             "resource_monitors": [
                 extension(
@@ -46,5 +74,22 @@ def static_bootstrap(
                     {"max_active_downstream_connections": _CONNECTIONS_MAX},
                 )
             ]
+        },
+    }
+
+
+def _control_cluster(address: Address) -> Resource:
+    options = http2_options()
+    # A control plane that vanished without a word is noticed, and called again.
+    keepalive = {"interval": "2s", "timeout": "2s"}
+    options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"] = keepalive
+    return {
+        "name": CONTROL,
+        "type": "STRICT_DNS",  # a name or an address
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
+        "load_assignment": {
+            "cluster_name": CONTROL,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(address)}}]}],
         },
     }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
-from mesh.gateway.typed import Resource, extension, socket_address, typed
-from mesh.weights import Endpoint
+from mesh.gateway.typed import Resource, extension, typed
 
 NODES = "nodes"
 
@@ -15,69 +14,39 @@ _STREAM_WINDOW_BYTES = 8 << 20  # one answer with a 1080p-sized tensor without w
 _CONNECTION_WINDOW_BYTES = 32 << 20
 
 
-def nodes_cluster(load_assignment: Resource | None = None) -> Resource:
+class Balancer(StrEnum):
+    """How a gateway picks a node for a request."""
+
+    LEAST_REQUEST = "least_request"  # weight / (1 + requests under way): what we use
+    ROUND_ROBIN = "round_robin"
+    RING_HASH = "ring_hash"  # by the header x-agent-id
+
+
+def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
     """Returns the `envoy.config.cluster.v3.Cluster` of all nodes.
 
-    Args:
-        load_assignment: the endpoints of a static cluster; without it they come over the aggregated
-            discovery stream, and have to be sent again after every change of this resource.
+    Its endpoints come over the aggregated discovery stream, and have to be sent again after every change of this
+    resource.
     """
+    source: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
     return {
         "name": NODES,
-        **_discovery(load_assignment),
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": source},
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": _least_request()}]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _BALANCERS[balancer]()}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2_options()},
         "common_lb_config": {
             # With three nodes one failure is already below the default 50 % and would send traffic
             # to dead nodes.
             "healthy_panic_threshold": {"value": 0},
+            # By default a change of weight or health waits for a second, in case another one follows.
+            "update_merge_window": "0s",
         },
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(),
     }
-
-
-def load_assignment(endpoints: Sequence[Endpoint], weights: Mapping[str, int]) -> Resource:
-    """Returns the `envoy.config.endpoint.v3.ClusterLoadAssignment` of the nodes.
-
-    All endpoints share one locality: inside it their weights compete with each other, across
-        localities only with
-    extra configuration.
-
-    Args:
-        endpoints: the nodes, in any order.
-        weights: weight by node name, each >= 1; zero would make Envoy refuse the whole resource.
-    """
-    assert all(weights[e.name] >= 1 for e in endpoints), "an endpoint's weight is at least 1"
-    return {
-        "cluster_name": NODES,
-        "endpoints": [
-            {
-                "lb_endpoints": [
-                    {
-                        "endpoint": {
-                            "hostname": endpoint.name,
-                            "address": socket_address(endpoint.address),
-                        },
-                        "load_balancing_weight": weights[endpoint.name],
-                        "metadata": {
-                            "filter_metadata": {"starling": {"node": endpoint.name, "tier": str(endpoint.tier)}}
-                        },
-                    }
-                    for endpoint in sorted(endpoints, key=lambda e: e.name)
-                ]
-            }
-        ],
-    }
-
-
-def _discovery(assignment: Resource | None) -> Resource:
-    if assignment is not None:
-        return {"type": "STATIC", "load_assignment": assignment}
-    source: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
-    return {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
 
 
 def _least_request() -> Resource:
@@ -89,7 +58,23 @@ def _least_request() -> Resource:
     )
 
 
-def _http2() -> Resource:
+def _round_robin() -> Resource:
+    return extension("envoy.load_balancing_policies.round_robin", "load_balancing_policies.round_robin.v3.RoundRobin")
+
+
+def _ring_hash() -> Resource:
+    return extension("envoy.load_balancing_policies.ring_hash", "load_balancing_policies.ring_hash.v3.RingHash")
+
+
+_BALANCERS = {
+    Balancer.LEAST_REQUEST: _least_request,
+    Balancer.ROUND_ROBIN: _round_robin,
+    Balancer.RING_HASH: _ring_hash,
+}
+
+
+def http2_options() -> Resource:
+    """Returns the protocol options of a cluster that speaks gRPC."""
     return typed(
         "upstreams.http.v3.HttpProtocolOptions",
         {

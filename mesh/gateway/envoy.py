@@ -10,16 +10,19 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mesh.errors import AddressUnusable, EnvoyMissing, PortTaken
+from mesh.gateway.clusters import NODES
 from mesh.gateway.listener import LISTENER
 from mesh.gateway.typed import Resource
 from mesh.program import Program
 from services.host import Address
 
 _ADMIN_TIMEOUT_S = 2.0
+_POLL_S = 0.02
 
 
 def find_envoy(search: Sequence[str] | None = None) -> Path:
@@ -86,6 +89,26 @@ def envoy_program(envoy: Path, bootstrap: Resource, run_dir: Path) -> Program:
     command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
     command += ["--log-path", str(log)]
     return Program("gateway", tuple(command), probe=probe, ready_timeout_s=20.0, log_file=log)
+
+
+async def wait_healthy(admin: Address, nodes: Collection[str], timeout_s: float) -> set[str]:
+    """Waits until the gateway sends requests to all of these nodes; returns those it does not when the time is over."""
+    end_s = time.monotonic() + timeout_s
+    while missing := set(nodes) - await asyncio.to_thread(_read_healthy, admin):
+        if time.monotonic() > end_s:
+            return missing
+        await asyncio.sleep(_POLL_S)
+    return set()
+
+
+def _read_healthy(admin: Address) -> set[str]:
+    """Returns the names of the nodes that the gateway believes to be well."""
+    try:
+        clusters = json.loads(_get(admin, "/clusters?format=json"))["cluster_statuses"]
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
+        return set()
+    hosts = [host for cluster in clusters if cluster["name"] == NODES for host in cluster.get("host_statuses", ())]
+    return {host["hostname"] for host in hosts if host["health_status"] == {"eds_health_status": "HEALTHY"}}
 
 
 def _read_facts(admin_file: Path) -> dict[str, str] | None:

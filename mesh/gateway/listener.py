@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from mesh.gateway.bootstrap import CONTROL
 from mesh.gateway.routes import ROUTES
 from mesh.gateway.typed import Resource, extension, socket_address
 from services.host import Address
 
 LISTENER = "grpc"
+ACCESS_LOG = "upstream"
 
 _STREAMS_MAX = 1024  # calls under way per agent connection
 _STREAM_WINDOW_BYTES = 8 << 20  # one 1080p frame without waiting for a window update
@@ -14,13 +16,11 @@ _CONNECTION_WINDOW_BYTES = 32 << 20
 _BUFFER_BYTES = 1 << 20  # above it the gateway stops reading from the faster side
 
 
-def grpc_listener(address: Address, routes: Resource | None = None) -> Resource:
-    """Returns the `envoy.config.listener.v3.Listener` for gRPC.
+def grpc_listener(address: Address) -> Resource:
+    """Returns the `envoy.config.listener.v3.Listener` for gRPC; its routes come over the aggregated discovery stream.
 
     Args:
         address: where to listen; port 0 takes a free one.
-        routes: a RouteConfiguration to embed; without it routes come over the aggregated discovery
-            stream.
     """
     return {
         "name": LISTENER,
@@ -28,18 +28,19 @@ def grpc_listener(address: Address, routes: Resource | None = None) -> Resource:
         # A second gateway on the same port has to fail, not to share its connections.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
-        "filter_chains": [{"filters": [_http_connection_manager(routes)]}],
+        "filter_chains": [{"filters": [_http_connection_manager()]}],
     }
 
 
-def _http_connection_manager(routes: Resource | None) -> Resource:
+def _http_connection_manager() -> Resource:
+    routes = {"ads": {}, "resource_api_version": "V3"}
     return extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         {
             "stat_prefix": "mesh",
             "codec_type": "AUTO",  # HTTP/1 only to tell curl what this is
-            **_routes(routes),
+            "rds": {"route_config_name": ROUTES, "config_source": routes},
             # A quiet stream is not a dead one; a dead peer is noticed by the keepalive below.
             "stream_idle_timeout": "0s",
             "http2_protocol_options": {
@@ -49,14 +50,28 @@ def _http_connection_manager(routes: Resource | None) -> Resource:
                 "connection_keepalive": {"interval": "30s", "timeout": "10s"},
             },
             "http_filters": [
-                extension("envoy.filters.http.router", "filters.http.router.v3.Router"),
+                extension(
+                    "envoy.filters.http.router",
+                    "filters.http.router.v3.Router",
+                    # Upstream, not downstream: one entry per try, so that a node which only refuses is seen too.
+                    {"upstream_log": [_access_log()]},
+                ),
             ],
         },
     )
 
 
-def _routes(routes: Resource | None) -> Resource:
-    if routes is not None:
-        return {"route_config": routes}
-    source = {"ads": {}, "resource_api_version": "V3"}
-    return {"rds": {"route_config_name": ROUTES, "config_source": source}}
+def _access_log() -> Resource:
+    common = {
+        "log_name": ACCESS_LOG,
+        "transport_api_version": "V3",
+        "buffer_flush_interval": "0.1s",
+        "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL}},
+    }
+    # A refusal without a message carries its status among the headers, an answer among the trailers.
+    status = {
+        "additional_response_headers_to_log": ["grpc-status"],
+        "additional_response_trailers_to_log": ["grpc-status"],
+    }
+    fields = {"common_config": common, **status}
+    return extension("envoy.access_loggers.http_grpc", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", fields)

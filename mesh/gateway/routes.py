@@ -18,7 +18,7 @@ _INFERENCE = ("/starling.predict.v1.PredictService/", "/inference.GRPCInferenceS
 _NOT_GRPC = "This is a Starling gateway; it speaks gRPC: try `grpcurl -plaintext HOST:PORT list`.\n"
 
 _RETRIES = 2  # with the first try, as many as the smallest mesh has nodes
-_REPICKS = 100  # a node with 97 % of the weight is picked again and again; 5, the default, gives up
+_REPICKS = 1000  # a node with 97 % of the weight is picked again and again; 5, the default, gives up
 
 # Predict is a pure function of its request, so a connection lost under way may be tried again too.
 # A gRPC server that shuts down cancels what it has not yet looked at.

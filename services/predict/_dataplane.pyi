@@ -80,3 +80,56 @@ class Server:
         """Counters of the server."""
 
     def __repr__(self) -> str: ...
+
+class LinkReply:
+    """How a call to another server ended."""
+
+    @property
+    def code(self) -> int:
+        """Canonical status code; 0 is OK."""
+
+    @property
+    def message(self) -> str:
+        """What the server said about it."""
+
+    @property
+    def payload(self) -> bytes:
+        """Serialised response. Copies."""
+
+    def __repr__(self) -> str: ...
+
+class LinkStream:
+    """
+    A bidirectional stream. One thread may read while another writes. Releases the GIL.
+    """
+
+    def write(self, message: bytes) -> bool:
+        """Sends a serialised message; False once the stream is broken. Copies."""
+
+    def read(self) -> bytes | None:
+        """
+        Waits for the next serialised message; None at the end of the stream. Copies.
+        """
+
+    def cancel(self) -> None:
+        """Ends the stream soon; a waiting read returns."""
+
+    def finish(self) -> LinkReply:
+        """Returns how it ended; call once, after read() returned None."""
+
+    def __repr__(self) -> str: ...
+
+class Link:
+    """
+    Calls another gRPC server by raw bytes. Repairs its connection. Thread-safe.
+    """
+
+    def __init__(self, target: str) -> None: ...
+
+    def call(self, method: str, request: bytes, timeout_s: float) -> LinkReply:
+        """Calls "/package.Service/Method" and waits. Releases the GIL."""
+
+    def open(self, method: str) -> LinkStream:
+        """Opens a bidirectional stream. Releases the GIL."""
+
+    def __repr__(self) -> str: ...

@@ -14,17 +14,21 @@ from prometheus_client.process_collector import ProcessCollector
 
 from engines import Repository
 from engines._core import ModelRegistry
+from services.host import Address
 from services.predict._dataplane import Server, TlsOptions
 from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
+from services.predict.load import LoadMeter, describe_node
 from services.predict.log_settings import LogSettings
 from services.predict.methods import control_methods
 from services.predict.metrics import NodeCollector
 from services.predict.models import NodeModels
+from services.predict.registration import Registration
 from services.predict.settings import NodeSettings
 from services.predict.shared_memory import SharedMemoryService
 
 _WAIT_S = 1.0
+_REGISTER_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +70,7 @@ class NodeProcess:
         memory.attach(self._server)
         self._control = ControlLoop(self._server, methods)
         self._metrics = ExitStack()
+        self._registration: Registration | None = None
         self.exit_code = 0
 
     def __enter__(self) -> NodeProcess:
@@ -79,6 +84,8 @@ class NodeProcess:
         trace: TracebackType | None,
     ) -> None:
         """Answers what is admitted within the grace, then closes every port."""
+        if self._registration is not None:
+            self._registration.close()  # gateways look elsewhere before we begin to refuse
         _log.info("draining %r", self._server)
         cut_off = self._server.drain(self._settings.grace_s)
         self._control.close()
@@ -114,7 +121,10 @@ class NodeProcess:
         if stop.is_set():
             return
         self._server.set_serving(True)
-        self._announce(metrics.server_port)
+        metrics_address = settings.metrics.with_port(metrics.server_port)
+        if settings.control is not None:
+            self._register(settings.control, metrics_address, stop)
+        self._announce(metrics_address)
         while not stop.wait(_WAIT_S):
             if self._certificates is not None:
                 self._certificates.refresh()
@@ -129,10 +139,19 @@ class NodeProcess:
                 f"repository {self._settings.repository} has no model; fetch one with `starling models pull nanodet`"
             )
 
-    def _announce(self, metrics_port: int) -> None:
+    def _register(self, control: Address, metrics: Address, stop: threading.Event) -> None:
+        reached_at = self._settings.advertise or self._settings.grpc.with_port(self._server.port)
+        node = describe_node(self._settings, str(reached_at), str(metrics))
+        meter = LoadMeter(self._registry, self._server)
+        self._registration = Registration(
+            control, node, registry=self._registry, models=self._models, meter=meter, drain=stop.set
+        )
+        if not self._registration.wait(_REGISTER_S):
+            _log.warning("serving without the control plane %s, which does not answer yet", control)
+
+    def _announce(self, metrics: Address) -> None:
         names = ",".join(f"{m['name']}:{m['version']}" for m in self._registry.models())
         grpc = self._settings.grpc.with_port(self._server.port)
-        metrics = self._settings.metrics.with_port(metrics_port)
         print(f"ready grpc={grpc} metrics={metrics} models={names}", flush=True)
 
 

@@ -8,8 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from services.host import Address, above, between, existing_dir, existing_file, not_empty, setting
+from services.host import Address, above, between, existing_dir, existing_file, not_empty, reachable_port, setting
 from services.host.certificates import CertificateFiles
+
+_EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
 
 
 class Tier(StrEnum):
@@ -43,6 +45,19 @@ class NodeSettings:
         help="Prometheus address; port 0 picks a free one",
         metavar="HOST:PORT",
     )
+    control: Address | None = setting(
+        None,
+        help="control plane to register with; without one, nobody is told of this node",
+        metavar="HOST:PORT",
+        check=reachable_port,
+    )
+    advertise: Address | None = setting(
+        None,
+        help="where gateways reach --grpc, if it is not the same address",
+        metavar="HOST:PORT",
+        check=reachable_port,
+    )
+    zone: str = setting("", help="where the node stands, such as hall-2 or eu-west-1a")
     model: tuple[str, ...] = setting(
         (), help="model to load, repeatable; all of the repository when absent", metavar="NAME"
     )
@@ -95,3 +110,5 @@ class NodeSettings:
         for uri in self.tls_client:
             if not uri.startswith("spiffe://"):
                 yield f"--tls-client {uri} is no SPIFFE id; expected for instance spiffe://starling/gateway/"
+        if self.control is not None and self.advertise is None and self.grpc.host in _EVERY_HOST:
+            yield f"--grpc {self.grpc} is no address that gateways can call; say with --advertise how they reach it"

@@ -14,6 +14,8 @@ import json
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from starling.mesh.v1 import node_service_pb2, node_service_pb2_grpc
 from starling.predict.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
@@ -32,6 +35,7 @@ from starling.tensor.v1 import tensor_pb2
 
 _BOXES_MAX = 100
 _LINGER_S = 0.5
+_REGISTER_EVERY_S = 0.3
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -164,6 +168,64 @@ def _tensor(name: str, array: np.ndarray, data_type: tensor_pb2.DataType.ValueTy
     return tensor_pb2.Tensor(name=name, data_type=data_type, shape=array.shape, data=array.tobytes())
 
 
+class FakeRegistration:
+    """Keeps the node known to a control plane, as a real one does."""
+
+    def __init__(self, stub: Any, node: node_service_pb2.Node, stop: asyncio.Event) -> None:
+        self._stub, self._node, self._stop = stub, node, stop
+        self._request_id = f"{node.name}-{time.monotonic_ns()}"
+        self._lease_id = ""
+        self._registered = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    @classmethod
+    async def start(cls, arguments: argparse.Namespace, address: str, stop: asyncio.Event) -> FakeRegistration:
+        """Registers, which may take a moment; a control plane that is not there is tried again and again."""
+        node = node_service_pb2.Node(
+            name=arguments.name,
+            tier=node_service_pb2.Tier.Value(f"TIER_{arguments.tier.upper()}"),
+            grpc_address=arguments.advertise or address,
+            models=[
+                node_service_pb2.NodeModel(name=name, version=1, ready=True)
+                for name in arguments.model or ["nanodet-small"]
+            ],
+        )
+        stub = node_service_pb2_grpc.NodeServiceStub(grpc.aio.insecure_channel(arguments.control))
+        self = cls(stub, node, stop)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._registered.wait(), 2)
+        return self
+
+    async def leave(self) -> None:
+        """Says good-bye."""
+        self._task.cancel()
+        with suppress(grpc.aio.AioRpcError):
+            request = node_service_pb2.DeregisterNodeRequest(lease_id=self._lease_id)
+            await self._stub.DeregisterNode(request, timeout=1)
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                request = node_service_pb2.RegisterNodeRequest(node=self._node, request_id=self._request_id)
+                response = await self._stub.RegisterNode(request, timeout=1)
+                self._lease_id = response.lease_id
+                self._registered.set()
+                await self._report(response.report_period.ToNanoseconds() / 1e9)
+            await asyncio.sleep(_REGISTER_EVERY_S)
+
+    async def _report(self, period_s: float) -> None:
+        async def reports() -> AsyncIterator[node_service_pb2.ReportLoadRequest]:
+            header = node_service_pb2.ReportLoadHeader(lease_id=self._lease_id)
+            yield node_service_pb2.ReportLoadRequest(header=header)
+            while True:
+                yield node_service_pb2.ReportLoadRequest(report=node_service_pb2.LoadReport())
+                await asyncio.sleep(period_s)
+
+        async for response in self._stub.ReportLoad(reports()):
+            if response.WhichOneof("message") == "order" and response.order.WhichOneof("action") == "drain":
+                self._stop.set()
+
+
 async def serve(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM, then drains as a node does."""
     server = grpc.aio.server(options=_OPTIONS)
@@ -190,9 +252,14 @@ async def serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     host = arguments.grpc.rpartition(":")[0]
+    registration = None
+    if arguments.control:
+        registration = await FakeRegistration.start(arguments, f"{host}:{port}", stop)
     facts = f"grpc={host}:{port} metrics={host}:0"
     print(f"ready {facts} models={','.join(f'{m}:1' for m in models)}", flush=True)
     await stop.wait()
+    if registration is not None:
+        await registration.leave()
     predict.draining = True
     await status.enter_graceful_shutdown()
     # Go on refusing until callers have seen the health change: a stopping server cancels instead.
@@ -217,6 +284,8 @@ def main() -> int:
     parser.add_argument("--tier", required=True)
     parser.add_argument("--grpc", required=True)
     parser.add_argument("--metrics")
+    parser.add_argument("--control")
+    parser.add_argument("--advertise")
     parser.add_argument("--repository", required=True)
     parser.add_argument("--model", action="append")
     parser.add_argument("--latency-ms", type=float, default=5.0)

@@ -1,10 +1,12 @@
 // services.predict._dataplane: names, docs, the GIL; nothing else.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "link.h"
 #include "server.h"
 
 namespace nb = nanobind;
@@ -137,4 +139,54 @@ NB_MODULE(_dataplane, m) {
         return "<Server " + s.node().name() + " port=" + std::to_string(s.port()) +
                " calls=" + std::to_string(s.node().calls()) + ">";
       });
+
+  nb::class_<LinkReply>(m, "LinkReply", "How a call to another server ended.")
+      .def_ro("code", &LinkReply::code, "Canonical status code; 0 is OK.")
+      .def_ro("message", &LinkReply::message, "What the server said about it.")
+      .def_prop_ro(
+          "payload", [](const LinkReply& r) { return bytes(r.payload); }, "Serialised response. Copies.")
+      .def("__repr__",
+           [](const LinkReply& r) { return "<LinkReply " + std::to_string(r.code) + " " + r.message + ">"; });
+
+  nb::class_<LinkStream>(m, "LinkStream",
+                         "A bidirectional stream. One thread may read while another writes. Releases the GIL.")
+      .def(
+          "write",
+          [](LinkStream& s, const nb::bytes& message) {
+            const auto copy = text(message);
+            const nb::gil_scoped_release released;
+            return s.write(copy);
+          },
+          "message"_a, "Sends a serialised message; False once the stream is broken. Copies.")
+      .def(
+          "read",
+          [](LinkStream& s) -> std::optional<nb::bytes> {
+            std::optional<std::string> message;
+            {
+              const nb::gil_scoped_release released;
+              message = s.read();
+            }
+            if (!message) return std::nullopt;
+            return bytes(*message);
+          },
+          "Waits for the next serialised message; None at the end of the stream. Copies.")
+      .def("cancel", &LinkStream::cancel, nb::call_guard<nb::gil_scoped_release>(),
+           "Ends the stream soon; a waiting read returns.")
+      .def("finish", &LinkStream::finish, nb::call_guard<nb::gil_scoped_release>(),
+           "Returns how it ended; call once, after read() returned None.")
+      .def("__repr__", [](const LinkStream&) { return std::string("<LinkStream>"); });
+
+  nb::class_<Link>(m, "Link", "Calls another gRPC server by raw bytes. Repairs its connection. Thread-safe.")
+      .def(nb::init<const std::string&>(), "target"_a)
+      .def(
+          "call",
+          [](Link& l, const std::string& method, const nb::bytes& request, double timeout_s) {
+            const auto copy = text(request);
+            const nb::gil_scoped_release released;
+            return l.call(method, copy, milliseconds(timeout_s));
+          },
+          "method"_a, "request"_a, "timeout_s"_a, "Calls \"/package.Service/Method\" and waits. Releases the GIL.")
+      .def("open", &Link::open, "method"_a, nb::call_guard<nb::gil_scoped_release>(),
+           "Opens a bidirectional stream. Releases the GIL.")
+      .def("__repr__", [](const Link&) { return std::string("<Link>"); });
 }

@@ -10,78 +10,134 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
 
+from mesh.control.assignment import build_assignment
+from mesh.control.messages import CLUSTER, LISTENER, ROUTES, parse_resource
+from mesh.endpoint import Endpoint, Health, Tier
 from mesh.gateway import (
+    Balancer,
+    GatewaySite,
     Resource,
+    bootstrap,
     find_envoy,
     grpc_listener,
-    load_assignment,
     nodes_cluster,
     route_configuration,
-    static_bootstrap,
 )
 from mesh.gateway.routes import REPEATED_BYTES_MAX
-from mesh.weights import Endpoint, Tier, prior_weights
 from services.host import Address
 
 _GOLDEN = Path(__file__).with_name("gateway.golden.json")
-
+_LISTEN = Address("127.0.0.1", 50051)
+_SITE = GatewaySite("gateway", _LISTEN, Address("127.0.0.1", 18000), "hall-2")
 _ENDPOINTS = (
     Endpoint("edge-1", Tier.EDGE, Address("127.0.0.1", 9001)),
-    Endpoint("edge-2", Tier.EDGE, Address("127.0.0.1", 9002)),
+    Endpoint("edge-2", Tier.EDGE, Address("127.0.0.1", 9002), Health.DRAINING),
+    Endpoint("edge-3", Tier.EDGE, Address("127.0.0.1", 9004), Health.SILENT),
     Endpoint("cloud-1", Tier.CLOUD, Address("127.0.0.1", 9003)),
 )
+_WEIGHTS = {"edge-1": 900_000, "edge-2": 1, "edge-3": 1, "cloud-1": 100_000}
 
 
-def build_bootstrap() -> Resource:
-    return static_bootstrap(Address("127.0.0.1", 50051), _ENDPOINTS, prior_weights(_ENDPOINTS))
+def build_all() -> Resource:
+    """Returns everything that a gateway gets: its file, and what comes over the stream."""
+    assignment = build_assignment("nodes", _ENDPOINTS, _WEIGHTS)
+    return {
+        "bootstrap": bootstrap(_SITE),
+        "cluster": nodes_cluster(),
+        "listener": grpc_listener(_LISTEN),
+        "routes": route_configuration("nodes"),
+        "assignment": json_format.MessageToDict(assignment, preserving_proto_field_name=True),
+    }
+
+
+def build_static(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
+    """Returns one file with all of it inside, which Envoy can judge without a control plane."""
+    everything = build_all()
+    whole: Resource = everything["bootstrap"]
+    listener = everything["listener"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = everything["routes"]
+    cluster = nodes_cluster(balancer)
+    del cluster["eds_cluster_config"]
+    cluster |= {"type": "STATIC", "load_assignment": everything["assignment"]}
+    whole["static_resources"]["clusters"].append(cluster)
+    whole["static_resources"]["listeners"] = [listener]
+    return whole
+
+
+def validate(config: Resource, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = folder / "gateway.json"
+    path.write_text(json.dumps(config))
+    command = [str(find_envoy()), "--mode", "validate", "-c", str(path), "-l", "warning"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_configuration_is_the_reviewed_one() -> None:
-    assert build_bootstrap() == json.loads(_GOLDEN.read_text())
+    assert build_all() == json.loads(_GOLDEN.read_text())
 
 
-def test_envoy_accepts_the_configuration(tmp_path: Path) -> None:
-    config = tmp_path / "gateway.json"
-    config.write_text(json.dumps(build_bootstrap()))
-    command = [str(find_envoy()), "--mode", "validate", "-c", str(config), "-l", "warning"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("delta", [True, False])
+def test_envoy_accepts_the_bootstrap(tmp_path: Path, delta: bool) -> None:
+    done = validate(bootstrap(_SITE, delta=delta), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+
+
+@pytest.mark.parametrize("balancer", Balancer)
+def test_envoy_accepts_what_comes_over_the_stream(tmp_path: Path, balancer: Balancer) -> None:
+    done = validate(build_static(balancer), tmp_path)
     assert done.returncode == 0, done.stderr
     # A deprecated field or an ignored one would be a warning here.
     assert "warning" not in done.stderr
 
 
 def test_envoy_refuses_a_field_that_does_not_exist(tmp_path: Path) -> None:
-    bootstrap = build_bootstrap()
-    bootstrap["static_resources"]["clusters"][0]["panic"] = 0
-    config = tmp_path / "gateway.json"
-    config.write_text(json.dumps(bootstrap))
-    command = [str(find_envoy()), "--mode", "validate", "-c", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode != 0
+    config = build_static()
+    config["static_resources"]["clusters"][0]["panic"] = 0
+    assert validate(config, tmp_path).returncode != 0
 
 
-def test_without_contents_the_resources_point_at_the_discovery_stream() -> None:
+@pytest.mark.parametrize("balancer", Balancer)
+def test_every_resource_is_a_message(balancer: Balancer) -> None:
+    for url, resource in (
+        (CLUSTER, nodes_cluster(balancer)),
+        (LISTENER, grpc_listener(_LISTEN)),
+        (ROUTES, route_configuration("nodes")),
+    ):
+        assert parse_resource(url, resource).ByteSize() > 0
+
+
+def test_an_unknown_field_is_no_message() -> None:
+    with pytest.raises(json_format.ParseError, match="panic"):
+        parse_resource(CLUSTER, {**nodes_cluster(), "panic": 0})
+
+
+def test_the_resources_point_at_the_discovery_stream() -> None:
     ads = {"ads": {}, "resource_api_version": "V3"}
     cluster = nodes_cluster()
     assert (cluster["type"], cluster["eds_cluster_config"]) == ("EDS", {"eds_config": ads})
-    manager = grpc_listener(Address("127.0.0.1", 1))["filter_chains"][0]["filters"][0]
-    assert manager["typed_config"]["rds"] == {
-        "route_config_name": route_configuration(cluster["name"])["name"],
-        "config_source": ads,
-    }
+    manager = grpc_listener(_LISTEN)["filter_chains"][0]["filters"][0]
+    name = route_configuration(cluster["name"])["name"]
+    assert manager["typed_config"]["rds"] == {"route_config_name": name, "config_source": ads}
 
 
 def test_endpoints_come_in_one_locality_sorted_by_name() -> None:
-    assignment = load_assignment(_ENDPOINTS, {"edge-1": 5, "edge-2": 4, "cloud-1": 1})
-    (locality,) = assignment["endpoints"]
-    named = [(e["endpoint"]["hostname"], e["load_balancing_weight"]) for e in locality["lb_endpoints"]]
-    assert named == [("cloud-1", 1), ("edge-1", 5), ("edge-2", 4)]
+    (locality,) = build_assignment("nodes", _ENDPOINTS, _WEIGHTS).endpoints
+    named = [(e.endpoint.hostname, e.load_balancing_weight.value) for e in locality.lb_endpoints]
+    assert named == [("cloud-1", 100_000), ("edge-1", 900_000), ("edge-2", 1), ("edge-3", 1)]
+
+
+def test_a_cluster_without_nodes_is_empty_and_not_absent() -> None:
+    assignment = build_assignment("nodes", (), {})
+    assert (assignment.cluster_name, len(assignment.endpoints)) == ("nodes", 0)
 
 
 def test_a_weight_of_zero_never_reaches_envoy() -> None:
     with pytest.raises(AssertionError, match="at least 1"):
-        load_assignment(_ENDPOINTS, {"edge-1": 5, "edge-2": 4, "cloud-1": 0})
+        build_assignment("nodes", _ENDPOINTS, {**_WEIGHTS, "cloud-1": 0})
 
 
 def test_a_full_hd_frame_can_be_repeated() -> None:
@@ -89,4 +145,4 @@ def test_a_full_hd_frame_can_be_repeated() -> None:
 
 
 if __name__ == "__main__":
-    _GOLDEN.write_text(json.dumps(build_bootstrap(), indent=1) + "\n")
+    _GOLDEN.write_text(json.dumps(build_all(), indent=1) + "\n")

@@ -19,15 +19,19 @@ from google.rpc.status_pb2 import Status
 from starling.predict.v1 import model_service_pb2, predict_service_pb2
 
 from mesh.certs import CertStore, Identity, Role
-from mesh.gateway import Resource, find_envoy, grpc_listener, nodes_cluster, route_configuration
+from mesh.control.messages import CLUSTER
+from mesh.control.resources import build_frame
+from mesh.gateway import Balancer, Resource, find_envoy, grpc_listener, nodes_cluster, route_configuration
 from mesh.gateway.security import (
     Rate,
     RemoteKeys,
     SecurityPlan,
     build_secrets,
     further_clusters,
+    read_security,
     secure_listener,
     secure_nodes,
+    write_security,
 )
 from mesh.gateway.security.limits import fill
 from mesh.gateway.security.methods import INFER_METHODS
@@ -113,6 +117,24 @@ def validate(path: Path, config: Resource) -> subprocess.CompletedProcess[str]:
     path.write_text(json.dumps(config))
     command = [str(find_envoy()), "--mode", "validate", "-c", str(path), "-l", "warning"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("plan", [_PLAN, _REMOTE], ids=["local", "remote"])
+def test_the_control_plane_can_send_all_of_it(plan: SecurityPlan) -> None:
+    frame = build_frame(Address("127.0.0.1", 1), Balancer.LEAST_REQUEST, plan)
+    names = {"nodes"} | {cluster["name"] for cluster in further_clusters(plan)}
+    assert set(frame.of_type(CLUSTER)) == names
+
+
+@pytest.mark.parametrize("plan", [_PLAN, _REMOTE], ids=["local", "remote"])
+def test_a_plan_comes_back_from_its_file(tmp_path: Path, plan: SecurityPlan) -> None:
+    assert read_security(write_security(plan, tmp_path / "security.json")) == plan
+
+
+def test_a_file_that_is_no_plan_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "security.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no security plan"):
+        read_security(tmp_path / "security.json")
 
 
 def test_the_plain_resources_are_left_as_they_were() -> None:

@@ -1,0 +1,105 @@
+"""The gateways' access log as the latency signal: one sample per try at a node."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from envoy.service.accesslog.v3 import als_pb2
+
+from mesh.control.estimate import Ending, Sample
+from services.host import Address
+
+Sink = Callable[[str, str, Address, Sample], None]
+"""Takes gateway name, cluster, node address and sample."""
+
+# Unary and alike: their duration is the node's latency. A stream lasts as long as its user wants.
+TIMED_PATHS = frozenset(
+    {"/starling.predict.v1.PredictService/Predict", "/inference.GRPCInferenceService/ModelInfer"},
+)
+
+_OK = 0
+_LATE = 4  # DEADLINE_EXCEEDED
+_REFUSED = 8  # RESOURCE_EXHAUSTED
+# What the caller did or asked wrongly says nothing about the node.
+_CALLERS = frozenset({1, 3, 5, 6, 9, 10, 11, 12, 16, 7})
+_log = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Serves `envoy.service.accesslog.v3.AccessLogService`.
+
+    Args:
+        sink: takes each sample.
+        clock: seconds, monotonic; entries count from when they arrive, at most 0.1 s after the answer.
+    """
+
+    def __init__(self, sink: Sink, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sink, self._clock = sink, clock
+        self.entries = 0
+
+    async def StreamAccessLogs(self, requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: ARG002, N802
+        """Takes the log of one gateway for as long as it is connected."""
+        gateway = ""
+        async for message in requests:
+            if message.HasField("identifier"):
+                gateway = message.identifier.node.id
+            now_s = self._clock()
+            for entry in message.http_logs.log_entry:
+                self.entries += 1
+                self._take(gateway, entry, now_s)
+        return als_pb2.StreamAccessLogsResponse()
+
+    def _take(self, gateway: str, entry: Any, now_s: float) -> None:
+        if entry.request.path not in TIMED_PATHS:
+            return
+        common = entry.common_properties
+        socket = common.upstream_remote_address.socket_address
+        if not socket.port_value:
+            return  # never reached a node
+        ending = read_ending(entry)
+        if ending is None:
+            return
+        began = common.time_to_first_upstream_tx_byte
+        ended = common.time_to_last_upstream_rx_byte
+        latency_s = _seconds(ended) - _seconds(began)
+        if latency_s <= 0.0 and ending in (Ending.LATE, Ending.ANSWERED):
+            latency_s = _seconds(common.time_to_last_downstream_tx_byte) - _seconds(began)
+        if latency_s <= 0.0 and ending is Ending.ANSWERED:
+            return
+        sample = Sample(now_s, max(latency_s, 1e-6), ending)
+        self._sink(gateway, common.upstream_cluster, Address(socket.address, socket.port_value), sample)
+
+    def __repr__(self) -> str:
+        """Returns the number of entries so far."""
+        return f"<AccessLog entries={self.entries}>"
+
+
+def read_ending(entry: Any) -> Ending | None:
+    """Returns how a try ended for the node; None when it was the caller's doing."""
+    flags = entry.common_properties.response_flags
+    if flags.upstream_request_timeout or flags.stream_idle_timeout or flags.duration_timeout:
+        return Ending.LATE
+    if (
+        flags.upstream_connection_failure
+        or flags.upstream_connection_termination
+        or flags.upstream_remote_reset
+        or flags.upstream_protocol_error
+    ):
+        return Ending.FAILED
+    trailers, headers = entry.response.response_trailers, entry.response.response_headers
+    text = trailers.get("grpc-status", "") or headers.get("grpc-status", "")
+    if not text.isdigit():
+        return None
+    code = int(text)
+    if code == _OK:
+        return Ending.ANSWERED
+    if code in _CALLERS:
+        return None
+    return {_LATE: Ending.LATE, _REFUSED: Ending.REFUSED}.get(code, Ending.FAILED)
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.seconds) + float(duration.nanos) * 1e-9

@@ -1,0 +1,100 @@
+"""The aggregated discovery service: one stream per gateway, over which its whole configuration comes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from mesh.control.discovery_stream import DeltaStream, DiscoveryStream, Verdict, WorldStream
+from mesh.control.gateways import Gateway, GatewayIdentity, GatewayTable
+from mesh.control.messages import short_name
+
+_UNANSWERED_MAX = 1000
+_log = logging.getLogger(__name__)
+
+
+class AggregatedDiscovery:
+    """Serves `envoy.service.discovery.v3.AggregatedDiscoveryService`, both protocols.
+
+    Args:
+        gateways: entry per connected gateway.
+        holds_endpoints: tells whether gateways that bring endpoints along keep them for now, because we have just
+            started and do not know the nodes yet.
+        clock: seconds, for the time to a verdict.
+    """
+
+    def __init__(
+        self,
+        gateways: GatewayTable,
+        holds_endpoints: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._gateways, self._holds_endpoints, self._clock = gateways, holds_endpoints, clock
+
+    async def DeltaAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Serves one stream of the incremental protocol."""
+        async for response in self._serve(DeltaStream(), requests, context):
+            yield response
+
+    async def StreamAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Serves one stream of the state-of-the-world protocol."""
+        async for response in self._serve(WorldStream(), requests, context):
+            yield response
+
+    async def _serve(self, stream: DiscoveryStream, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        try:
+            gateway = self._gateways.join(GatewayIdentity.read(first.node))
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        _log.info("gateway %s connected with %r", gateway.identity.name, stream)
+        sent_at: dict[str, float] = {}
+        stream.receive(first)
+        gateway.changed.set()
+        reading = asyncio.create_task(self._read(stream, requests, gateway, sent_at))
+        try:
+            while not reading.done():
+                gateway.changed.clear()
+                if gateway.snapshot is not None:
+                    for response in stream.respond(gateway.snapshot, hold_endpoints=self._holds_endpoints()):
+                        if len(sent_at) < _UNANSWERED_MAX:
+                            sent_at[response.nonce] = self._clock()
+                        gateway.pushed += 1
+                        yield response
+                waiting = asyncio.create_task(gateway.changed.wait())
+                try:
+                    await asyncio.wait({waiting, reading}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
+        finally:
+            reading.cancel()
+            self._gateways.leave(gateway)
+            _log.info("gateway %s disconnected", gateway.identity.name)
+
+    async def _read(
+        self, stream: DiscoveryStream, requests: AsyncIterator[Any], gateway: Gateway, sent_at: dict[str, float]
+    ) -> None:
+        async for request in requests:
+            verdict = stream.receive(request)
+            if verdict is not None:
+                self._note(gateway, verdict, sent_at)
+            gateway.changed.set()
+
+    def _note(self, gateway: Gateway, verdict: Verdict, sent_at: dict[str, float]) -> None:
+        sent = sent_at.pop(verdict.nonce, None)
+        if sent is not None:
+            gateway.last_ack_s = self._clock() - sent
+        kind = short_name(verdict.type_url)
+        if verdict.refusal:
+            gateway.refusals[kind] = verdict.refusal
+            _log.error("gateway %s keeps its old %s: %s", gateway.identity.name, kind, verdict.refusal)
+        else:
+            gateway.accepted += 1
+            gateway.refusals.pop(kind, None)

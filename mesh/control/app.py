@@ -1,0 +1,124 @@
+"""Keeps the nodes of the mesh and tells every gateway where requests are answered soonest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import grpc
+from envoy.service.accesslog.v3 import als_pb2_grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.process_collector import ProcessCollector
+from starling.mesh.v1 import (
+    control_service_pb2,
+    control_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
+
+from mesh.control.access_log import AccessLog
+from mesh.control.ads import AggregatedDiscovery
+from mesh.control.controller import Controller
+from mesh.control.metrics import ControlCollector
+from mesh.control.node_service import NodeService
+from mesh.control.probe import Probe
+from mesh.control.settings import ControlSettings
+from mesh.control.status_service import ControlService
+from mesh.errors import AddressUnusable
+from mesh.gateway import check_listen
+from mesh.gateway.security import read_security
+from mesh.interrupt import watch_interrupts
+from services.host import read_settings
+
+_STOP_GRACE_S = 0.5
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 16 << 20),
+    # Nodes and gateways that vanished without a word are noticed, and may ask the same of us.
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the control plane until SIGTERM or Ctrl-C; returns 0."""
+    settings = read_settings(
+        ControlSettings,
+        argv,
+        os.environ,
+        prog="starling control",
+        description=f"{__doc__} Prints one line beginning "
+        "with `ready` once nodes and gateways may connect. Agents are served on while it is down.",
+    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s control %(levelname)s %(message)s")
+    asyncio.run(serve(settings))
+    return 0
+
+
+async def serve(settings: ControlSettings) -> None:
+    """Serves until a signal asks to stop; prints the ready line.
+
+    Raises:
+        PortTaken, AddressUnusable: an address cannot be listened on.
+    """
+    check_listen(settings.listen, "--listen")
+    check_listen(settings.metrics, "--metrics")
+    security = None if settings.security is None else read_security(settings.security)
+    controller = Controller(settings.nodes_max, settings.balancer, equal=settings.equal_weights, security=security)
+    for endpoint in settings.static_nodes:
+        controller.registry.add_static(endpoint, time.monotonic(), time.time())
+    access_log = AccessLog(controller.take)
+    server = grpc.aio.server(options=_OPTIONS)
+    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
+        AggregatedDiscovery(controller.gateways, controller.holds_endpoints), server
+    )
+    als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
+    node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", NodeService(controller.registry)), server)
+    control_service_pb2_grpc.add_ControlServiceServicer_to_server(cast("Any", ControlService(controller)), server)
+    await _add_standard_services(server)
+    try:
+        port = server.add_insecure_port(str(settings.listen))
+    except RuntimeError as error:
+        raise AddressUnusable(str(settings.listen), "--listen", str(error)) from error
+    collectors = CollectorRegistry()
+    collectors.register(ControlCollector(controller, access_log))
+    ProcessCollector(registry=collectors)
+    metrics, _ = start_http_server(settings.metrics.port, addr=settings.metrics.host, registry=collectors)
+    try:
+        async with watch_interrupts() as stop, asyncio.TaskGroup() as tasks:
+            await server.start()
+            loops = [tasks.create_task(controller.run())]
+            loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance).run()))
+            listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
+            print(f"ready grpc={listens} metrics={shows}", flush=True)
+            await stop.wait()
+            for loop in loops:
+                loop.cancel()
+            await server.stop(_STOP_GRACE_S)
+    finally:
+        metrics.shutdown()
+        metrics.server_close()
+
+
+async def _add_standard_services(server: grpc.aio.Server) -> None:
+    status = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    names = [
+        node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+        control_service_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name,
+        health.SERVICE_NAME,
+        reflection.SERVICE_NAME,
+    ]
+    reflection.enable_server_reflection(names, server)

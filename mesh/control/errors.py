@@ -1,0 +1,65 @@
+"""The errors of the control plane, as callers of NodeService see them."""
+
+from __future__ import annotations
+
+from mesh.errors import MeshError
+
+
+class ControlError(MeshError):
+    """Root of the errors that the control plane answers with."""
+
+
+class InvalidNode(ControlError):
+    """A node describes itself in a way that cannot be served."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_INPUT"
+
+
+class NodeNotFound(ControlError):
+    """There is no node of that name."""
+
+    status = "NOT_FOUND"
+    reason = "NODE_NOT_FOUND"
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        super().__init__(f"no node is called {node!r}; `starling mesh status` shows the nodes")
+
+
+class NodeNameTaken(ControlError):
+    """Another process holds a live lease of that name."""
+
+    status = "ALREADY_EXISTS"
+    reason = "NODE_NAME_TAKEN"
+
+    def __init__(self, node: str, grpc_address: str, retry_delay_s: float) -> None:
+        self.node = node
+        self.grpc_address = grpc_address
+        self.retry_delay_s = retry_delay_s
+        super().__init__(
+            f"node {node!r} is registered from {grpc_address} and its lease is alive; give this one another --name, "
+            f"or wait {retry_delay_s:.1f} s if that process has ended"
+        )
+
+
+class LeaseExpired(ControlError):
+    """The lease is not alive; the node has to register again."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "LEASE_EXPIRED"
+
+    def __init__(self, lease_id: str) -> None:
+        self.lease_id = lease_id
+        super().__init__(f"lease {lease_id!r} is not alive; register again")
+
+
+class RegistryFull(ControlError):
+    """There are as many nodes as the control plane keeps."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "QUEUE_FULL"
+
+    def __init__(self, nodes_max: int) -> None:
+        self.nodes_max = nodes_max
+        super().__init__(f"{nodes_max} nodes are registered, which is the most; raise --nodes-max")

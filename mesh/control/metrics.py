@@ -1,0 +1,86 @@
+"""Prometheus metrics of the control plane, read when scraped."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mesh.control.access_log import AccessLog
+from mesh.control.controller import Controller
+from mesh.control.status_service import find_alarms
+from mesh.endpoint import Health
+
+_SEEN = ("viewpoint", "node")
+
+
+class ControlCollector(Collector):
+    """Shows nodes, gateways and weights. Scraped from another thread: it reads copies and single values only."""
+
+    def __init__(self, controller: Controller, access_log: AccessLog) -> None:
+        self._controller, self._access_log = controller, access_log
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields every metric family."""
+        controller = self._controller
+        now_s = time.monotonic()
+        nodes = GaugeMetricFamily("starling_control_nodes", "Known nodes by health", labels=("health",))
+        healths = Counter(member.health(now_s) for member in controller.registry)
+        for health in Health:
+            nodes.add_metric((str(health),), healths[health])
+        yield nodes
+        alarms = GaugeMetricFamily("starling_control_alarms", "Things that a person should look at")
+        alarms.add_metric((), len(list(find_alarms(controller, now_s))))
+        yield alarms
+        entries = CounterMetricFamily("starling_control_access_log_entries", "Tries that gateways told of")
+        entries.add_metric((), self._access_log.entries)
+        yield entries
+        late = CounterMetricFamily("starling_control_late_ticks", "Rounds that came too late to judge silence")
+        late.add_metric((), controller.late_ticks)
+        yield late
+        yield from self._gateways()
+        yield from self._weights()
+
+    def _gateways(self) -> Iterator[Metric]:
+        labels = ("gateway",)
+        pushed = CounterMetricFamily("starling_control_pushes", "Configurations sent since it connected", labels=labels)
+        refused = GaugeMetricFamily(
+            "starling_control_refused", "Kinds of resource kept in their old form", labels=labels
+        )
+        ack = GaugeMetricFamily(
+            "starling_control_ack_seconds", "From the last configuration to its verdict", labels=labels
+        )
+        for gateway in self._controller.gateways:
+            name = (gateway.identity.name,)
+            pushed.add_metric(name, gateway.pushed)
+            refused.add_metric(name, len(gateway.refusals))
+            if gateway.last_ack_s is not None:
+                ack.add_metric(name, gateway.last_ack_s)
+        yield from (pushed, refused, ack)
+
+    def _weights(self) -> Iterator[Metric]:
+        share = GaugeMetricFamily("starling_control_share_ratio", "Share of the traffic by weights alone", labels=_SEEN)
+        latency = GaugeMetricFamily(
+            "starling_control_latency_seconds", "Latency that the weight is made of", labels=_SEEN
+        )
+        p95 = GaugeMetricFamily("starling_control_latency_seconds_p95", "Of the last second", labels=_SEEN)
+        rate = GaugeMetricFamily("starling_control_tries_per_second", "Tries of the last second", labels=_SEEN)
+        refused = GaugeMetricFamily("starling_control_refused_ratio", "Share of tries that were refused", labels=_SEEN)
+        failed = GaugeMetricFamily("starling_control_failed_ratio", "Share of tries that broke", labels=_SEEN)
+        for viewpoint in list(self._controller.viewpoints.values()):
+            for name, node in viewpoint.plan.nodes.items():
+                key = (viewpoint.name, name)
+                share.add_metric(key, node.share)
+                latency.add_metric(key, node.settled_s)
+                seen = viewpoint.sightings.get(name)
+                if seen is None:
+                    continue
+                rate.add_metric(key, seen.rate)
+                refused.add_metric(key, seen.refused_ratio)
+                failed.add_metric(key, seen.failed_ratio)
+                if seen.timed_count:
+                    p95.add_metric(key, seen.p95_s)
+        yield from (share, latency, p95, rate, refused, failed)

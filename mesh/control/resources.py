@@ -1,0 +1,44 @@
+"""What a gateway should have, as a snapshot: a pure function of who it is, the nodes and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mesh.control.assignment import build_assignment
+from mesh.control.messages import CLUSTER, ENDPOINTS, LISTENER, ROUTES, parse_resource
+from mesh.control.snapshot import Snapshot
+from mesh.endpoint import Endpoint
+from mesh.gateway import LISTENER as LISTENER_NAME
+from mesh.gateway import NODES, Balancer, grpc_listener, nodes_cluster, route_configuration
+from mesh.gateway import ROUTES as ROUTES_NAME
+from mesh.gateway.security import SecurityPlan, further_clusters, secure_listener, secure_nodes
+from services.host import Address
+
+
+def build_frame(listen: Address, balancer: Balancer, security: SecurityPlan | None = None) -> Snapshot:
+    """Returns the part of a gateway's snapshot that does not change with the nodes: clusters, listener, routes.
+
+    Args:
+        listen: where the gateway listens.
+        balancer: how it picks a node.
+        security: who may call; plain text from everybody without it.
+    """
+    listener, clusters = grpc_listener(listen), [nodes_cluster(balancer)]
+    if security is not None:
+        listener = secure_listener(listener, security)
+        clusters = [secure_nodes(cluster, security) for cluster in clusters] + list(further_clusters(security))
+    frame = Snapshot()
+    frame = frame.with_messages(CLUSTER, {c["name"]: parse_resource(CLUSTER, c) for c in clusters})
+    frame = frame.with_messages(LISTENER, {LISTENER_NAME: parse_resource(LISTENER, listener)})
+    return frame.with_messages(ROUTES, {ROUTES_NAME: parse_resource(ROUTES, route_configuration(NODES))})
+
+
+def build_snapshot(frame: Snapshot, endpoints: Sequence[Endpoint], weights: Mapping[str, int]) -> Snapshot:
+    """Returns the whole snapshot: a frame with the endpoints of now.
+
+    Args:
+        frame: from `build_frame`.
+        endpoints: every node.
+        weights: weight by node name, each >= 1.
+    """
+    return frame.with_messages(ENDPOINTS, {NODES: build_assignment(NODES, endpoints, weights)})

@@ -1,0 +1,74 @@
+"""Settings of the control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mesh.endpoint import Endpoint, Tier
+from mesh.gateway import Balancer
+from services.host import Address, between, existing_file, setting
+
+
+def parse_node(text: str) -> Endpoint:
+    """Returns the node that `NAME=TIER@HOST:PORT` spells.
+
+    Raises:
+        ValueError: it spells none.
+
+    >>> parse_node("edge-1=edge@10.0.0.7:8001").address
+    Address(host='10.0.0.7', port=8001)
+    """
+    name, equals, rest = text.partition("=")
+    tier, at, address = rest.partition("@")
+    if not (equals and at):
+        raise ValueError(f"{text!r} is no node; expected NAME=TIER@HOST:PORT")
+    return Endpoint(name, Tier(tier), Address.parse(address))
+
+
+def _check_nodes(texts: tuple[str, ...]) -> str | None:
+    try:
+        for text in texts:
+            parse_node(text)
+    except ValueError as error:
+        return f"NAME=TIER@HOST:PORT with tier edge or cloud ({error})"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSettings:
+    """What `starling control` needs to know."""
+
+    env_prefix: ClassVar[str] = "CONTROL"
+
+    listen: Address = setting(
+        Address("127.0.0.1", 18000), help="where gateways and nodes connect; port 0 picks a free one"
+    )
+    metrics: Address = setting(Address("127.0.0.1", 18001), help="Prometheus address; port 0 picks a free one")
+    node: tuple[str, ...] = setting(
+        (),
+        help="a node that does not register itself, repeatable: NAME=TIER@HOST:PORT",
+        metavar="NODE",
+        check=_check_nodes,
+    )
+    nodes_max: int = setting(10_000, help="most nodes", check=between(1, 100_000))
+    security: Path | None = setting(
+        None, help="file that says who may call gateways; anybody without it", check=existing_file
+    )
+    balancer: Balancer = setting(Balancer.LEAST_REQUEST, help="how gateways pick a node")
+    equal_weights: bool = setting(False, help="give every node the same weight whatever was measured, to compare")
+
+    @property
+    def static_nodes(self) -> tuple[Endpoint, ...]:
+        """Returns the nodes of the static list."""
+        return tuple(parse_node(text) for text in self.node)
+
+    def conflicts(self) -> Iterable[str]:
+        """Yields what contradicts."""
+        if self.listen == self.metrics and self.listen.port != 0:
+            yield f"--listen and --metrics are both {self.listen}; give them different ports"
+        names = [endpoint.name for endpoint in self.static_nodes]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"--node {name} is given twice; names are unique"

@@ -1,0 +1,123 @@
+"""ControlService: shows what the control plane sees and what it made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from starling.mesh.v1 import control_service_pb2 as pb
+from starling.mesh.v1 import node_service_pb2 as nodes_pb
+
+from mesh.control.controller import Controller
+from mesh.control.node_service import describe
+from mesh.control.viewpoint import Viewpoint
+from mesh.control.wire import answers
+from mesh.endpoint import Health
+
+_HEALTH = {
+    Health.SERVING: pb.NODE_HEALTH_SERVING,
+    Health.DRAINING: pb.NODE_HEALTH_DRAINING,
+    Health.SILENT: pb.NODE_HEALTH_SILENT,
+}
+
+
+class ControlService:
+    """Serves `starling.mesh.v1.ControlService`.
+
+    Args:
+        controller: what is shown.
+        clock, calendar: seconds, monotonic and since 1970.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        clock: Callable[[], float] = time.monotonic,
+        calendar: Callable[[], float] = time.time,
+    ) -> None:
+        self._controller, self._clock, self._calendar = controller, clock, calendar
+        self._started = calendar()
+
+    @answers
+    async def GetMesh(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Returns nodes, gateways, weights and alarms."""
+        controller = self._controller
+        now_s = self._clock()
+        return pb.GetMeshResponse(
+            nodes=[describe(member) for member in controller.registry],
+            gateways=[_gateway(gateway) for gateway in controller.gateways],
+            viewpoints=[self._viewpoint(v) for _, v in sorted(controller.viewpoints.items())],
+            start_time=_timestamp(self._started),
+            alarms=list(find_alarms(controller, now_s)),
+        )
+
+    def _viewpoint(self, viewpoint: Viewpoint) -> Any:
+        described = pb.Viewpoint(name=viewpoint.name)
+        if viewpoint.plan.nodes:
+            described.change_time.CopyFrom(self._time(viewpoint.plan.changed_s))
+        for name, node in sorted(viewpoint.plan.nodes.items()):
+            entry = described.weights.add(
+                node=name,
+                health=_HEALTH[node.health],
+                share=node.share,
+                latency=_duration(node.settled_s),
+                reason=node.reason,
+                change_time=self._time(node.changed_s),
+            )
+            seen = viewpoint.sightings.get(name)
+            if seen is None:
+                continue
+            entry.rate, entry.in_flight = seen.rate, seen.in_flight
+            entry.refused_ratio, entry.failed_ratio = seen.refused_ratio, seen.failed_ratio
+            if seen.timed_count:
+                entry.p50.CopyFrom(_duration(seen.p50_s))
+                entry.p95.CopyFrom(_duration(seen.p95_s))
+        return described
+
+    def _time(self, at_s: float) -> Timestamp:
+        return _timestamp(self._calendar() - self._clock() + at_s)
+
+
+def find_alarms(controller: Controller, now_s: float) -> Iterator[str]:
+    """Yields what a person should look at, one sentence each."""
+    for gateway in controller.gateways:
+        for kind, reason in sorted(gateway.refusals.items()):
+            yield f"gateway {gateway.identity.name} refused its new {kind} and keeps the old one: {reason}"
+    if not len(controller.gateways):
+        yield "no gateway is connected; agents are served by what their gateways knew last"
+    for member in controller.registry:
+        if member.state == nodes_pb.NODE_STATE_LOST:
+            yield f"node {member.name} is lost: nothing heard for {now_s - member.heard_s:.0f} s"
+        elif member.health(now_s) is Health.SILENT:
+            yield f"node {member.name} is silent for {now_s - member.heard_s:.1f} s and gets nothing new"
+    if not any(e.health is Health.SERVING for e in controller.registry.endpoints(now_s)):
+        yield "no node serves; start one with `starling node --control HOST:PORT`"
+
+
+def _gateway(gateway: Any) -> Any:
+    described = pb.Gateway(
+        name=gateway.identity.name,
+        viewpoint=gateway.identity.viewpoint,
+        listen_address=str(gateway.identity.listen),
+        pushed_count=gateway.pushed,
+        accepted_count=gateway.accepted,
+        refusals=[pb.Refusal(resource_type=kind, message=why) for kind, why in sorted(gateway.refusals.items())],
+    )
+    if gateway.last_ack_s is not None:
+        described.ack_time.CopyFrom(_duration(gateway.last_ack_s))
+    return described
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromNanoseconds(round(seconds * 1e9))
+    return timestamp

@@ -1,0 +1,49 @@
+"""A security plan as a file, which is how the control plane is told of it. It holds no secret, only where they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mesh.gateway.security.plan import Rate, RemoteKeys, SecurityPlan
+from services.host import Address
+
+
+def write_security(plan: SecurityPlan, path: Path) -> Path:
+    """Writes a plan that `read_security` reads; returns the path."""
+    fields: dict[str, Any] = asdict(plan)
+    if isinstance(plan.keys, RemoteKeys):
+        fields["keys"]["address"] = str(plan.keys.address)
+    if plan.rate_limit_service is not None:
+        fields["rate_limit_service"] = str(plan.rate_limit_service)
+    path.write_text(json.dumps(fields, indent=1, default=str) + "\n", "utf-8")
+    return path
+
+
+def read_security(path: Path) -> SecurityPlan:
+    """Returns the plan in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else; says what.
+    """
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+        keys, service = fields["keys"], fields["rate_limit_service"]
+        return SecurityPlan(
+            certificates=Path(fields["certificates"]),
+            secrets=Path(fields["secrets"]),
+            keys=keys
+            if isinstance(keys, str)
+            else RemoteKeys(keys["uri"], Address.parse(keys["address"]), Path(keys["ca"])),
+            trust_domain=fields["trust_domain"],
+            issuer=fields["issuer"],
+            audience=fields["audience"],
+            rate=Rate(**fields["rate"]),
+            rate_by_tenant={tenant: Rate(**rate) for tenant, rate in fields["rate_by_tenant"].items()},
+            rate_limit_service=None if service is None else Address.parse(service),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no security plan: {error!r}; write one with `starling up --secure`") from error

@@ -1,0 +1,86 @@
+#include "link.h"
+
+#include <grpcpp/impl/codegen/client_unary_call.h>
+#include <grpcpp/support/sync_stream.h>
+
+#include <utility>
+#include <vector>
+
+namespace starling::predict {
+namespace {
+
+using grpc::internal::RpcMethod;
+
+grpc::ByteBuffer buffer(const std::string& bytes) {
+  const grpc::Slice slice(bytes);
+  return {&slice, 1};
+}
+
+std::string bytes(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  std::string out;
+  if (!buffer.Dump(&slices).ok()) return out;
+  out.reserve(buffer.Length());
+  for (const auto& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  return out;
+}
+
+LinkReply reply(const grpc::Status& status, std::string payload = {}) {
+  return {static_cast<int>(status.error_code()), status.error_message(), std::move(payload)};
+}
+
+}  // namespace
+
+LinkStream::LinkStream(std::shared_ptr<grpc::Channel> channel, std::string method)
+    : channel_(std::move(channel)), method_(std::move(method)) {
+  const RpcMethod rpc(method_.c_str(), RpcMethod::BIDI_STREAMING, channel_);
+  stream_.reset(grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(channel_.get(),
+                                                                                                      rpc, &context_));
+}
+
+LinkStream::~LinkStream() {
+  cancel();
+  // gRPC wants every stream finished before it goes, and everything read before it is finished.
+  if (!finished_) {
+    while (read()) {
+    }
+    finish();
+  }
+}
+
+bool LinkStream::write(const std::string& message) { return stream_->Write(buffer(message)); }
+
+std::optional<std::string> LinkStream::read() {
+  grpc::ByteBuffer message;
+  if (!stream_->Read(&message)) return std::nullopt;
+  return bytes(message);
+}
+
+LinkReply LinkStream::finish() {
+  finished_ = true;
+  return reply(stream_->Finish());
+}
+
+Link::Link(const std::string& target) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 500);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A peer that vanished without a word is noticed; the control plane allows such pings.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2000);
+  channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+LinkReply Link::call(const std::string& method, const std::string& payload, std::chrono::milliseconds timeout) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + timeout);
+  const RpcMethod rpc(method.c_str(), RpcMethod::NORMAL_RPC, channel_);
+  grpc::ByteBuffer response;
+  const auto status = grpc::internal::BlockingUnaryCall<grpc::ByteBuffer, grpc::ByteBuffer>(
+      channel_.get(), rpc, &context, buffer(payload), &response);
+  return reply(status, status.ok() ? bytes(response) : std::string());
+}
+
+}  // namespace starling::predict

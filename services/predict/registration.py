@@ -1,0 +1,159 @@
+"""Keeps a node known to the control plane: registers it, renews its lease with load reports, carries out orders."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from starling.mesh.v1 import node_service_pb2 as pb
+
+from engines import EngineError
+from engines._core import ModelRegistry
+from services.host import Address, encode_error
+from services.predict._dataplane import Link, LinkStream
+from services.predict.load import LoadMeter, describe_models
+from services.predict.models import NodeModels
+
+_SERVICE = "/starling.mesh.v1.NodeService/"
+_CALL_S = 2.0
+_RETRY_S = 0.5
+_OK = 0
+_log = logging.getLogger(__name__)
+
+
+class Registration:
+    """Registers a node and keeps it registered from a thread of its own until closed.
+
+    The control plane may come later, go and come back: the node serves on and registers again.
+
+    Args:
+        control: the control plane.
+        node: how the node describes itself, without its models.
+        registry: what it has loaded.
+        models: what it may be ordered to load or unload.
+        meter: how busy it is.
+        drain: asks the process to finish and end.
+    """
+
+    def __init__(
+        self,
+        control: Address,
+        node: Any,
+        *,
+        registry: ModelRegistry,
+        models: NodeModels,
+        meter: LoadMeter,
+        drain: Callable[[], None],
+    ) -> None:
+        self._control, self._node, self._drain = control, node, drain
+        self._registry, self._models, self._meter = registry, models, meter
+        self._request_id = secrets.token_hex(16)
+        self._link = Link(str(control))
+        self._stopping = threading.Event()
+        self._registered = threading.Event()
+        self._lease_id = ""
+        self._period_s = _RETRY_S
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stream: LinkStream | None = None
+        self._thread = threading.Thread(target=self._run, name="registration", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until the node is registered; returns whether it is."""
+        return self._registered.wait(timeout_s)
+
+    def close(self) -> None:
+        """Tells the control plane that the node leaves, so that nothing new is sent to it."""
+        self._stopping.set()
+        if self._lease_id:
+            request = pb.DeregisterNodeRequest(lease_id=self._lease_id)
+            self._link.call(_SERVICE + "DeregisterNode", request.SerializeToString(), _CALL_S)
+        if self._stream is not None:
+            self._stream.cancel()
+        self._thread.join(_CALL_S)
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stopping.is_set():
+            problem = self._register()
+            if not problem:
+                told = ""
+                problem = self._report()
+            if self._stopping.is_set():
+                return
+            if problem != told:
+                _log.warning("control plane %s: %s; trying again", self._control, problem)
+                told = problem
+            self._stopping.wait(_RETRY_S)
+
+    def _register(self) -> str:
+        """Takes a lease; returns what went wrong, or nothing."""
+        node = pb.Node()
+        node.CopyFrom(self._node)
+        node.models.extend(describe_models(self._registry))
+        request = pb.RegisterNodeRequest(node=node, request_id=self._request_id)
+        reply = self._link.call(_SERVICE + "RegisterNode", request.SerializeToString(), _CALL_S)
+        if reply.code != _OK:
+            return reply.message or f"status {reply.code}"
+        response = pb.RegisterNodeResponse.FromString(reply.payload)
+        self._lease_id = response.lease_id
+        self._period_s = response.report_period.ToNanoseconds() / 1e9 or _RETRY_S
+        if not self._registered.is_set():
+            _log.info("registered with the control plane %s", self._control)
+        self._registered.set()
+        return ""
+
+    def _report(self) -> str:
+        """Reports until the stream breaks; returns why it did."""
+        self._stream = stream = self._link.open(_SERVICE + "ReportLoad")
+        header = pb.ReportLoadRequest(header=pb.ReportLoadHeader(lease_id=self._lease_id))
+        ended = threading.Event()
+        reader = threading.Thread(target=self._read, args=(stream, ended), name="orders", daemon=True)
+        reader.start()
+        models = describe_models(self._registry)
+        alive = stream.write(header.SerializeToString())
+        while alive and not ended.wait(self._period_s) and not self._stopping.is_set():
+            now = describe_models(self._registry)
+            if now != models:
+                models = now
+                alive = stream.write(pb.ReportLoadRequest(models=pb.NodeModels(models=models)).SerializeToString())
+            while alive and not self._results.empty():
+                alive = stream.write(pb.ReportLoadRequest(result=self._results.get()).SerializeToString())
+            report = self._meter.read()
+            alive = alive and stream.write(pb.ReportLoadRequest(report=report).SerializeToString())
+        stream.cancel()
+        reader.join()
+        reply = stream.finish()
+        return reply.message or f"the stream ended with status {reply.code}"
+
+    def _read(self, stream: LinkStream, ended: threading.Event) -> None:
+        while (payload := stream.read()) is not None:
+            response = pb.ReportLoadResponse.FromString(payload)
+            if response.WhichOneof("message") == "order":
+                # Loading takes seconds, and the stream has to go on meanwhile.
+                threading.Thread(target=self._obey, args=(response.order,), daemon=True).start()
+        ended.set()
+
+    def _obey(self, order: Any) -> None:
+        result = pb.OrderResult(order_id=order.order_id)
+        _log.info("ordered to %s", order.WhichOneof("action"))
+        try:
+            match order.WhichOneof("action"):
+                case "load":
+                    self._models.load(order.load.name, order.load.version)
+                case "unload":
+                    self._models.unload(order.unload.name, order.unload.version)
+                case "drain":
+                    self._drain()
+        except EngineError as error:
+            result.code, result.message, _ = encode_error(error)
+            result.reason = str(getattr(error, "reason", ""))
+        self._results.put(result)
+
+    def __repr__(self) -> str:
+        """Returns the control plane and whether it knows us."""
+        return f"<Registration {self._control} {'registered' if self._registered.is_set() else 'unknown'}>"
