@@ -152,7 +152,7 @@ def regions(client):
         assert not client.get_system_shared_memory_status(as_json=True).get("regions")
     finally:
         shared_memory.destroy_shared_memory_region(region)
-    code, _ = refused(client.register_cuda_shared_memory, "gpu", b"handle", 0, 24)
+    code, _ = refused(client.register_cuda_shared_memory, "gpu", b"aGFuZGxl", 0, 24)
     assert code == "StatusCode.UNIMPLEMENTED", code
 
 

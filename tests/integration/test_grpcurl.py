@@ -94,6 +94,9 @@ def check(call: Call, target: str, node: str) -> None:
     y = np.frombuffer(base64.b64decode(answer["outputs"][0]["data"]), np.float32)
     assert y.tolist() == [2, 3, 4]
     assert call(target, "inference.GRPCInferenceService/ModelReady", {"name": "plus-one"}) == {"ready": True}
+    typed = {"name": "x", "datatype": "FP32", "shape": [1, 3], "contents": {"fp32Contents": [1, 2, 3]}}
+    answer = call(target, "inference.GRPCInferenceService/ModelInfer", {"modelName": "plus-one", "inputs": [typed]})
+    assert np.frombuffer(base64.b64decode(answer["rawOutputContents"][0]), np.float32).tolist() == [2, 3, 4]
 
 
 def check_descriptions(target: str) -> None:

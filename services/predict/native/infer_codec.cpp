@@ -406,6 +406,9 @@ Writer encode_response(const Answer& answer, const RequestView& request, bool st
       parameter("shared_memory_region", region);
       parameter("shared_memory_byte_size", number(output.size));
       parameter("shared_memory_offset", number(wanted->region->offset));
+      // Clients find contents by the number of their output; Triton's own in C++ does not look whether there are so
+      // many.
+      raw.element(6, {});
     } else if (as_classes) {
       raw.element(6, classes.bytes);
     } else if (output.size == 0) {
