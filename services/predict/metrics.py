@@ -143,6 +143,10 @@ def _caches(stats: Mapping[str, int]) -> Iterator[Metric]:
     yield frames
     for name, text in (
         ("degraded", "Requests answered by an alternative they allowed"),
+        ("tensor_bytes_in", "Bytes of input tensors"),
+        ("tensor_bytes_in_copied", "Bytes of input tensors copied beside the one copy into the batch"),
+        ("tensor_bytes_out", "Bytes of output tensors"),
+        ("tensor_bytes_out_copied", "Bytes of output tensors copied beside the one copy out of the engine"),
         ("frame_cache_evictions", "Answers dropped from the frame cache to make room"),
         ("response_cache_hits", "Requests answered from equal inputs"),
         ("response_cache_misses", "Requests whose inputs were not remembered"),

@@ -47,6 +47,10 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer) {
   inputs = std::move(view_.inputs);
   if (auto status = open_regions(); !status.ok()) return refuse(status);
   for (const auto& input : inputs) size_bytes += input.size_bytes;
+  std::uint64_t copied = 0;
+  for (const auto& bytes : view_.owned) copied += bytes->size();
+  node_.bytes_in.passed.fetch_add(size_bytes, std::memory_order_relaxed);
+  if (copied > 0) node_.bytes_in.copied.fetch_add(copied, std::memory_order_relaxed);
   crowded = node_.requests.load(std::memory_order_relaxed) > 1;
   priority = view_.priority;
   tenant = std::move(payer);
@@ -179,13 +183,22 @@ void Inference::send_cached(Answer answer) {
 
 void Inference::send(Answer answer) {
   answer.node = node_.name();
+  std::uint64_t passed = 0;
+  std::uint64_t copied = 0;
+  for (const auto& output : answer.outputs) {
+    passed += output.size;
+    if (output.size <= wire::Writer::kCopyMax) copied += output.size;
+  }
   for (const auto& wanted : view_.outputs) {
     if (!wanted.region) continue;
     for (const auto& output : answer.outputs) {
       if (output.spec->name != wanted.name) continue;
       if (auto status = node_.regions().write(*wanted.region, output); !status.ok()) return refuse(status);
+      copied += output.size;
     }
   }
+  node_.bytes_out.passed.fetch_add(passed, std::memory_order_relaxed);
+  node_.bytes_out.copied.fetch_add(copied, std::memory_order_relaxed);
   deliver(answer);
 }
 
@@ -193,9 +206,20 @@ void Inference::send(Answer answer) {
 // away, at any time.
 Status Inference::open_regions() {
   for (const auto& [index, range] : view_.input_regions) {
+    auto& input = inputs[index];
+    // Before any memory is taken: a range is as large as its tensor, and a tensor no larger than a message may be.
+    const auto expected = byte_size(input.data_type, input.shape.data(), input.shape.size());
+    if (range.size != expected || range.size > node_.tensor_bytes_max()) {
+      return {Reason::kInvalidInput,
+              "input \"" + input.name + "\" of shape " + to_string(input.shape) + " needs " +
+                  (expected ? std::to_string(*expected) : "more than 2^63") + " bytes, got " +
+                  std::to_string(range.size) + " in shared memory, at most " +
+                  std::to_string(node_.tensor_bytes_max()) + "; send row-major elements without padding",
+              0,
+              {{"input", input.name}}};
+    }
     std::shared_ptr<Buffer> bytes;
     if (auto status = node_.regions().read(range, bytes); !status.ok()) return status;
-    auto& input = inputs[index];
     input.data = {{bytes->data(), bytes->size()}};
     input.size_bytes = bytes->size();
     view_.owned.push_back(std::move(bytes));

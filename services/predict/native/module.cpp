@@ -122,6 +122,10 @@ NB_MODULE(_dataplane, m) {
             out["draining"] = s.node().draining();
             out["tls_refused"] = s.tls_refused();
             out["degraded"] = s.node().degraded.load();
+            out["tensor_bytes_in"] = s.node().bytes_in.passed.load();
+            out["tensor_bytes_in_copied"] = s.node().bytes_in.copied.load();
+            out["tensor_bytes_out"] = s.node().bytes_out.passed.load();
+            out["tensor_bytes_out_copied"] = s.node().bytes_out.copied.load();
             for (int i = 0; i < kFrameMatchCount; ++i) {
               const auto match = static_cast<FrameMatch>(i);
               out[nb::str(("frame_cache_" + std::string(name(match))).c_str())] = s.node().frames().count(match);

@@ -22,8 +22,13 @@ class StreamCall;
 // Thread-safe.
 class Node {
  public:
-  Node(std::shared_ptr<ModelRegistry> models, std::string name, std::uint64_t shared_bytes_max)
-      : models_(std::move(models)), name_(std::move(name)), regions_(shared_bytes_max) {}
+  // tensor_bytes_max: of one tensor in shared memory.
+  Node(std::shared_ptr<ModelRegistry> models, std::string name, std::uint64_t shared_bytes_max,
+       std::uint64_t tensor_bytes_max)
+      : models_(std::move(models)),
+        name_(std::move(name)),
+        regions_(shared_bytes_max),
+        tensor_bytes_max_(tensor_bytes_max) {}
 
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
@@ -36,6 +41,7 @@ class Node {
   const FrameCache& frames() const noexcept { return frames_; }
   ResponseCache& responses() noexcept { return responses_; }
   const ResponseCache& responses() const noexcept { return responses_; }
+  std::uint64_t tensor_bytes_max() const noexcept { return tensor_bytes_max_; }
   SharedMemory& regions() noexcept { return regions_; }
   const SharedMemory& regions() const noexcept { return regions_; }
 
@@ -59,7 +65,15 @@ class Node {
   std::int64_t calls() const noexcept { return calls_.load(); }
   std::atomic<std::uint64_t> malformed{0};                // requests that could not be parsed
   mutable std::atomic<std::uint64_t> model_not_found{0};  // requests for a version that is not loaded
-  std::atomic<std::uint64_t> degraded{0};                 // requests answered by an alternative
+  // Bytes of tensors that came and went, and those of them that were copied beside the one copy into the batch and the
+  // one out of the engine.
+  struct TensorBytes {
+    std::atomic<std::uint64_t> passed{0};
+    std::atomic<std::uint64_t> copied{0};
+  };
+  TensorBytes bytes_in;
+  TensorBytes bytes_out;
+  std::atomic<std::uint64_t> degraded{0};  // requests answered by an alternative
 
  private:
   Status not_loaded(const std::string& name, std::int64_t version) const;
@@ -69,6 +83,7 @@ class Node {
   FrameCache frames_;
   ResponseCache responses_{CacheBounds{}, std::random_device{}()};
   SharedMemory regions_;
+  const std::uint64_t tensor_bytes_max_;
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};
   std::atomic<std::uint64_t> late_calls_{0};  // calls that came while draining

@@ -52,7 +52,8 @@ class Server::HotService final : public grpc::Service {
 };
 
 Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& options)
-    : node_(std::move(models), options.name, options.shared_memory_bytes_max),
+    : node_(std::move(models), options.name, options.shared_memory_bytes_max,
+            static_cast<std::uint64_t>(options.message_bytes_max)),
       control_(node_, options.methods),
       infer_codec_(options.triton_statuses ? InferCodec::Statuses::kTriton : InferCodec::Statuses::kOwn) {
   tune_allocator();

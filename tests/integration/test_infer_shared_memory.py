@@ -1,0 +1,249 @@
+"""System shared memory over the wire: tensors pass by name, and no region leads out of it or takes the node down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from starling.inference import open_inference_pb2 as pb
+
+from tests.support.infer_calls import add_input, control, echo_infer, infer, set_parameters
+from tests.support.node import RunningNode, StartNode
+from tests.support.node_calls import Refusal, refused
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+FRAME = 150_000
+PAGE = 4096
+UNREGISTERED = pb.SystemSharedMemoryUnregisterResponse
+
+
+@pytest.fixture
+def memory(channel: grpc.Channel) -> Iterator[SharedMemory]:
+    """An object of two frames and a page; the node forgets its regions afterwards."""
+    shared = SharedMemory(create=True, size=2 * FRAME + PAGE)
+    yield shared
+    control(channel, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(), UNREGISTERED)
+    shared.close()
+    shared.unlink()
+
+
+def register(channel: grpc.Channel, memory: SharedMemory, name: str = "r", *, offset: int = 0, size: int = -1) -> None:
+    size = memory.size if size < 0 else size
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=f"/{memory.name}", offset=offset, byte_size=size)
+    control(channel, "SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
+
+
+def place(size: int, offset: int = 0, region: str = "r") -> dict[str, Any]:
+    return {
+        "shared_memory_region": region,
+        "shared_memory_byte_size": size,
+        "shared_memory_offset": offset,
+    }
+
+
+def frame_request(given: dict[str, Any], wanted: dict[str, Any] | None = None) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="bytes")
+    add_input(request, "x0", "UINT8", (1, FRAME), **given)
+    if wanted is not None:
+        set_parameters(request.outputs.add(name="y0").parameters, wanted)
+    return request
+
+
+def refuse(channel: grpc.Channel, request: pb.ModelInferRequest) -> Refusal:
+    refusal = refused(lambda: infer(channel, request))
+    np.testing.assert_array_equal(np.frombuffer(infer(channel, echo_infer()).raw_output_contents[0], np.float32), 1.5)
+    return refusal
+
+
+def test_tensors_pass_through_shared_memory_both_ways(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    frame = np.random.default_rng(3).integers(0, 256, FRAME, np.uint8)
+    pixels = np.frombuffer(memory.buf, np.uint8)
+    pixels[PAGE : PAGE + FRAME] = frame
+    answer = infer(channel, frame_request(place(FRAME, PAGE), place(FRAME, PAGE + FRAME)))
+    assert not answer.raw_output_contents
+    parameters = answer.outputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "r"
+    assert parameters["shared_memory_byte_size"].int64_param == FRAME
+    assert parameters["shared_memory_offset"].int64_param == PAGE + FRAME
+    np.testing.assert_array_equal(pixels[PAGE + FRAME :][:FRAME], frame)
+    assert not pixels[:PAGE].any(), "bytes outside of the range changed"
+    del pixels
+
+
+def test_a_request_may_mix_shared_memory_and_raw_bytes(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    memory.buf[:3] = b"abc"
+    request = pb.ModelInferRequest(model_name="every-type")
+    kinds = ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64")
+    widths = (1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8)
+    for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
+        if kind == "UINT8":
+            add_input(request, f"x{i}", kind, (1, 3), **place(3))
+        else:
+            add_input(request, f"x{i}", kind, (1, 3), bytes([i]) * width * 3)
+    raw = infer(channel, request).raw_output_contents
+    assert raw[1] == b"abc"
+    assert raw[4] == bytes([4]) * 24
+
+
+def test_status_lists_what_is_registered_until_it_is_forgotten(channel: grpc.Channel, memory: SharedMemory) -> None:
+    def status(name: str = "") -> dict[str, tuple[str, int, int]]:
+        request = pb.SystemSharedMemoryStatusRequest(name=name)
+        answer = control(channel, "SystemSharedMemoryStatus", request, pb.SystemSharedMemoryStatusResponse)
+        return {name: (one.key, one.offset, one.byte_size) for name, one in answer.regions.items()}
+
+    register(channel, memory, "a", offset=1, size=2)
+    register(channel, memory, "b")
+    key = f"/{memory.name}"
+    assert status() == {"a": (key, 1, 2), "b": (key, 0, memory.size)}
+    assert status("a") == {"a": (key, 1, 2)}
+    control(channel, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name="a"), UNREGISTERED)
+    control(channel, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name="a"), UNREGISTERED)
+    assert list(status()) == ["b"]
+    gone = refused(lambda: status("a"))
+    assert (gone.code, gone.text) == (
+        grpc.StatusCode.NOT_FOUND,
+        'shared memory region "a" is not registered on this node',
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "offset", "size", "code", "text"),
+    [
+        ("/starling-nobody", 0, 1, INVALID, 'object "/starling-nobody" cannot be opened: No such file or directory'),
+        ("", 0, 1, INVALID, "names no shared memory object"),
+        ("/../etc/passwd", 0, 1, INVALID, "names no shared memory object"),
+        ("/..", 0, 1, INVALID, "names no shared memory object"),
+        (None, 0, 0, INVALID, "wanted at least 1 byte within 2^62"),
+        (None, 0, 1 << 40, INVALID, "ends at byte 1099511627776, its object"),
+        (None, 1 << 40, 1, INVALID, "ends at byte 1099511627777, its object"),
+        (None, 2**64 - 1, 2, INVALID, "wanted at least 1 byte within 2^62"),
+    ],
+)
+def test_a_region_that_no_object_holds_is_refused(
+    channel: grpc.Channel,
+    memory: SharedMemory,
+    key: str | None,
+    offset: int,
+    size: int,
+    code: grpc.StatusCode,
+    text: str,
+) -> None:
+    request = pb.SystemSharedMemoryRegisterRequest(
+        name="bad", key=f"/{memory.name}" if key is None else key, offset=offset, byte_size=size
+    )
+    refusal = refused(
+        lambda: control(channel, "SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
+    )
+    assert refusal.code == code
+    assert text in refusal.text
+
+
+def test_a_name_is_taken_once(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    refusal = refused(lambda: register(channel, memory))
+    assert refusal.code is grpc.StatusCode.ALREADY_EXISTS
+    assert refusal.text == 'shared memory region "r" is registered already; unregister it, or take another name'
+
+
+@pytest.mark.parametrize(("size", "offset"), [(FRAME, FRAME), (FRAME, 2**63 - 1), (2**63 - 1, 1), (2**62, 2**62)])
+def test_no_range_leaves_its_region(channel: grpc.Channel, memory: SharedMemory, size: int, offset: int) -> None:
+    register(channel, memory, size=FRAME)
+    outside = (
+        f'shared memory region "r" has {FRAME} bytes, {size} at offset {offset} are not in it; name a range inside'
+    )
+    given = refuse(channel, frame_request(place(size, offset)))
+    assert given.code is INVALID
+    assert (outside if size == FRAME else f"needs {FRAME} bytes, got {size} in shared memory") in given.text
+    wanted = refuse(channel, frame_request(place(FRAME), place(size, offset)))
+    assert wanted.code is INVALID
+    assert outside in wanted.text
+
+
+def test_a_range_of_another_size_than_the_tensor_is_refused(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    short = refuse(channel, frame_request(place(FRAME - 1)))
+    assert f"needs {FRAME} bytes, got {FRAME - 1}" in short.text
+    little = refuse(channel, frame_request(place(FRAME), place(FRAME - 1)))
+    assert little.code is INVALID
+    assert (
+        f'output "y0" has {FRAME} bytes, the {FRAME - 1} named in shared memory region "r" do not hold' in little.text
+    )
+
+
+def test_an_object_that_shrinks_ends_a_request_and_not_the_node(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    with Path("/dev/shm", memory.name).open("r+b") as file:
+        file.truncate(PAGE)
+        refusal = refuse(channel, frame_request(place(FRAME)))
+        assert refusal.code is INVALID
+        assert f'region "r" ended at byte {PAGE} of {memory.size}' in refusal.text
+        file.truncate(memory.size)
+    assert infer(channel, frame_request(place(FRAME))).outputs[0].name == "y0"
+
+
+def test_no_memory_is_taken_for_a_tensor_larger_than_a_message(channel: grpc.Channel, memory: SharedMemory) -> None:
+    register(channel, memory)
+    request = pb.ModelInferRequest(model_name="bytes")
+    add_input(request, "x0", "UINT8", (1, 1 << 40), **place(1 << 40))
+    refusal = refuse(channel, request)
+    assert refusal.code is INVALID
+    assert "got 1099511627776 in shared memory, at most 4194304" in refusal.text
+
+
+def test_a_tensor_is_copied_once_more_each_way_when_it_lies_in_shared_memory(
+    node: RunningNode, channel: grpc.Channel, memory: SharedMemory
+) -> None:
+    def copied(request: pb.ModelInferRequest) -> tuple[float, float]:
+        names = [f"starling_tensor_bytes_{way}_copied_total" for way in ("in", "out")]
+        before = [node.count(name) for name in names]
+        infer(channel, request)
+        into, out = (node.count(name) - was for name, was in zip(names, before, strict=True))
+        return into / FRAME, out / FRAME
+
+    raw = pb.ModelInferRequest(model_name="bytes")
+    add_input(raw, "x0", "UINT8", (1, FRAME), bytes(FRAME))
+    assert copied(raw) == (0, 0)
+    packed = pb.ModelInferRequest(model_name="floats")
+    add_input(packed, "x0", "FP32", (1, FRAME // 4)).contents.fp32_contents.extend([1] * (FRAME // 4))
+    assert copied(packed) == (0, 0)
+    register(channel, memory)
+    assert copied(frame_request(place(FRAME), place(FRAME, PAGE + FRAME))) == (1, 1)
+
+
+def test_a_removed_object_lives_until_it_is_forgotten(channel: grpc.Channel, memory: SharedMemory) -> None:
+    other = SharedMemory(create=True, size=FRAME)
+    register(channel, other, "gone")
+    other.buf[:4] = b"left"
+    other.close()
+    other.unlink()
+    assert infer(channel, frame_request(place(FRAME, region="gone"))).raw_output_contents[0][:4] == b"left"
+
+
+def test_cuda_memory_is_refused_with_a_reason(channel: grpc.Channel) -> None:
+    status = control(
+        channel, "CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(), pb.CudaSharedMemoryStatusResponse
+    )
+    assert not status.regions
+    unregister = pb.CudaSharedMemoryUnregisterRequest()
+    control(channel, "CudaSharedMemoryUnregister", unregister, pb.CudaSharedMemoryUnregisterResponse)
+    request = pb.CudaSharedMemoryRegisterRequest(name="c", byte_size=1)
+    refusal = refused(
+        lambda: control(channel, "CudaSharedMemoryRegister", request, pb.CudaSharedMemoryRegisterResponse)
+    )
+    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+    assert "this node runs on a CPU; register system shared memory instead" in refusal.text
+
+
+def test_shared_memory_can_be_switched_off(start_node: StartNode, repository: Any, memory: SharedMemory) -> None:
+    node = start_node(repository, "--shared-memory-mib-max", "0")
+    with node.connect() as channel:
+        refusal = refused(lambda: register(channel, memory))
+        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "raise --shared-memory-mib-max" in refusal.text
