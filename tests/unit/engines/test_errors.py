@@ -6,6 +6,7 @@ from engines import EngineError, InvalidInput, QueueFull, errors
 
 CANONICAL = {
     "ABORTED",
+    "ALREADY_EXISTS",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "FAILED_PRECONDITION",
