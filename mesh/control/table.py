@@ -1,0 +1,81 @@
+"""The mesh as a table: what the control plane sees, for people."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from starling.mesh.v1 import control_service_pb2 as pb
+from starling.mesh.v1 import node_service_pb2 as nodes_pb
+
+_HEALTH = {
+    pb.NODE_HEALTH_SERVING: ("serving", "green"),
+    pb.NODE_HEALTH_DRAINING: ("draining", "yellow"),
+    pb.NODE_HEALTH_SILENT: ("silent", "red"),
+}
+_COLUMNS = ("node", "tier", "health", "share", "latency", "p50", "p95", "/s", "in flight", "refused", "failed", "cpu")
+
+
+def build_status(mesh: Any, now_s: float | None = None) -> RenderableType:
+    """Returns one table per viewpoint, the gateways, and the alarms.
+
+    Args:
+        mesh: a `GetMeshResponse`.
+        now_s: seconds since 1970; the time of the call when absent.
+    """
+    now_s = time.time() if now_s is None else now_s
+    nodes = {node.name: node for node in mesh.nodes}
+    parts: list[RenderableType] = [_viewpoint(viewpoint, nodes, now_s) for viewpoint in mesh.viewpoints]
+    if not mesh.viewpoints:
+        parts.append(Text(f"{len(nodes)} nodes, no gateway yet"))
+    parts += [_gateway(gateway) for gateway in mesh.gateways]
+    parts += [Text.assemble(("alarm ", "bold red"), alarm) for alarm in mesh.alarms]
+    return Group(*parts)
+
+
+def _viewpoint(viewpoint: Any, nodes: dict[str, Any], now_s: float) -> Table:
+    table = Table(title=f"seen from {viewpoint.name}", title_justify="left", title_style="bold")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column in ("node", "tier", "health") else "right")
+    table.add_column("last change")
+    for weight in viewpoint.weights:
+        node = nodes.get(weight.node)
+        tier = nodes_pb.Tier.Name(node.tier).removeprefix("TIER_").lower() if node is not None else ""
+        health, colour = _HEALTH.get(weight.health, ("", ""))
+        load = f"{node.load.cpu_ratio:.0%}" if node is not None and node.HasField("load") else ""
+        age_s = now_s - weight.change_time.ToNanoseconds() / 1e9
+        table.add_row(
+            weight.node,
+            tier,
+            f"[{colour}]{health}[/]" if colour else health,
+            f"{weight.share:.1%}",
+            _ms(weight, "latency"),
+            _ms(weight, "p50"),
+            _ms(weight, "p95"),
+            f"{weight.rate:.0f}",
+            f"{weight.in_flight:.1f}",
+            _percent(weight.refused_ratio),
+            _percent(weight.failed_ratio),
+            load,
+            f"{weight.reason}, {max(0.0, age_s):.0f} s ago",
+        )
+    return table
+
+
+def _gateway(gateway: Any) -> Text:
+    ack = f", last in {gateway.ack_time.ToNanoseconds() / 1e6:.1f} ms" if gateway.HasField("ack_time") else ""
+    said = f"{gateway.listen_address}  {gateway.accepted_count} of {gateway.pushed_count} configurations taken{ack}"
+    return Text.assemble((f"gateway {gateway.name} ", "bold"), said)
+
+
+def _ms(weight: Any, name: str) -> str:
+    if not weight.HasField(name):
+        return "-"
+    return f"{getattr(weight, name).ToNanoseconds() / 1e6:.1f}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio:.0%}" if ratio else "-"
