@@ -143,6 +143,7 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
         security = prepare_security(plan.certs, plan.run_dir, list(tiers), datetime.now(UTC), plan.rate)
         plan = replace(plan, security=security)
         flags = (*flags, "--security", str(write_security(security.plan, plan.run_dir / "security.json")))
+        flags = (*flags, "--certs", str(security.control_certs))
     far = [name for name, tier in tiers.items() if tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
     # What a node has to be told comes first; nodes and gateway then start side by side.
     beside = Address(plan.hosts.get_address(_GATEWAY), 0)

@@ -42,6 +42,11 @@ class LocalSecurity:
             flags += ["--tls-client", f"spiffe://{self.plan.trust_domain}/{role}/"]
         return flags
 
+    @property
+    def control_certs(self) -> Path:
+        """Folder with which the control plane calls nodes."""
+        return self.store.folder(_CONTROL)
+
     def _files(self, holder: Identity) -> dict[str, str]:
         folder = self.store.folder(holder)
         return {"cert": str(folder / "tls.crt"), "key": str(folder / "tls.key"), "ca": str(folder / "ca.crt")}

@@ -13,6 +13,7 @@ from typing import Any, cast
 import grpc
 from envoy.service.accesslog.v3 import als_pb2_grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
+from envoy.service.ratelimit.v3 import rls_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
@@ -30,6 +31,7 @@ from mesh.control.controller import Controller
 from mesh.control.metrics import ControlCollector
 from mesh.control.node_service import NodeService
 from mesh.control.probe import Probe
+from mesh.control.rate_limits import RateLimits
 from mesh.control.settings import ControlSettings
 from mesh.control.status_service import ControlService
 from mesh.errors import AddressUnusable
@@ -86,20 +88,23 @@ async def serve(settings: ControlSettings) -> None:
     als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", NodeService(controller.registry)), server)
     control_service_pb2_grpc.add_ControlServiceServicer_to_server(cast("Any", ControlService(controller)), server)
+    limits = None if security is None else RateLimits(security, time.monotonic)
+    if limits is not None:
+        rls_pb2_grpc.add_RateLimitServiceServicer_to_server(limits, server)
     await _add_standard_services(server)
     try:
         port = server.add_insecure_port(str(settings.listen))
     except RuntimeError as error:
         raise AddressUnusable(str(settings.listen), "--listen", str(error)) from error
     collectors = CollectorRegistry()
-    collectors.register(ControlCollector(controller, access_log))
+    collectors.register(ControlCollector(controller, access_log, limits))
     ProcessCollector(registry=collectors)
     metrics, _ = start_http_server(settings.metrics.port, addr=settings.metrics.host, registry=collectors)
     try:
         async with watch_interrupts() as stop, asyncio.TaskGroup() as tasks:
             await server.start()
             loops = [tasks.create_task(controller.run())]
-            loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance).run()))
+            loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance, settings.certs).run()))
             listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
             print(f"ready grpc={listens} metrics={shows}", flush=True)
             await stop.wait()

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from mesh.control.access_log import AccessLog
 from mesh.control.controller import Controller
+from mesh.control.rate_limits import RateLimits
 from mesh.control.status_service import find_alarms
 from mesh.endpoint import Health
 
@@ -20,8 +21,8 @@ _SEEN = ("viewpoint", "node")
 class ControlCollector(Collector):
     """Shows nodes, gateways and weights. Scraped from another thread: it reads copies and single values only."""
 
-    def __init__(self, controller: Controller, access_log: AccessLog) -> None:
-        self._controller, self._access_log = controller, access_log
+    def __init__(self, controller: Controller, access_log: AccessLog, limits: RateLimits | None = None) -> None:
+        self._controller, self._access_log, self._limits = controller, access_log, limits
 
     def collect(self) -> Iterator[Metric]:
         """Yields every metric family."""
@@ -41,6 +42,15 @@ class ControlCollector(Collector):
         late = CounterMetricFamily("starling_control_late_ticks", "Rounds that came too late to judge silence")
         late.add_metric((), controller.late_ticks)
         yield late
+        if self._limits is not None:
+            counted = CounterMetricFamily(
+                "starling_control_rate_limit_answers",
+                "Requests that gateways asked about, if they count over all gateways",
+                labels=("answer",),
+            )
+            counted.add_metric(("allowed",), self._limits.allowed)
+            counted.add_metric(("refused",), self._limits.refused)
+            yield counted
         yield from self._gateways()
         yield from self._weights()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,10 +27,11 @@ class Probe:
     Args:
         registry: whom to call.
         found: takes what was measured.
+        certs: folder with `tls.crt`, `tls.key` and `ca.crt`, for nodes that ask who calls; plain text without it.
     """
 
-    def __init__(self, registry: Registry, found: Found) -> None:
-        self._registry, self._found = registry, found
+    def __init__(self, registry: Registry, found: Found, certs: Path | None = None) -> None:
+        self._registry, self._found, self._certs = registry, found, certs
         self._channels: dict[Address, grpc.aio.Channel] = {}
         self._room = asyncio.Semaphore(_AT_ONCE_MAX)
 
@@ -48,15 +50,27 @@ class Probe:
                 await channel.close(None)
 
     async def _measure(self, name: str, address: Address) -> None:
-        if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(str(address))
-        stub = health_pb2_grpc.HealthStub(self._channels[address])
         async with self._room:
             try:
+                if address not in self._channels:
+                    self._channels[address] = await self._connect(name, address)
+                stub = health_pb2_grpc.HealthStub(self._channels[address])
                 times_s = [await _time(stub) for _ in range(2)]
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, OSError):
+                if self._certs is not None and address in self._channels:
+                    # The next round reads certificates that may have been renewed.
+                    await self._channels.pop(address).close(None)
                 return  # the node's own reports and the gateways' health checks tell that
         self._found(name, min(times_s))
+
+    async def _connect(self, name: str, address: Address) -> grpc.aio.Channel:
+        if self._certs is None:
+            return grpc.aio.insecure_channel(str(address))
+        files = [self._certs / file for file in ("ca.crt", "tls.key", "tls.crt")]
+        pem = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])
+        # A node proves its name, wherever it is reached.
+        options = [("grpc.ssl_target_name_override", name)]
+        return grpc.aio.secure_channel(str(address), grpc.ssl_channel_credentials(*pem), options)
 
     def __repr__(self) -> str:
         """Returns the number of nodes that are called."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from mesh.endpoint import Endpoint, Tier
 from mesh.gateway import Balancer
-from services.host import Address, between, existing_file, setting
+from services.host import Address, between, existing_dir, existing_file, setting
 
 
 def parse_node(text: str) -> Endpoint:
@@ -56,6 +56,12 @@ class ControlSettings:
     nodes_max: int = setting(10_000, help="most nodes", check=between(1, 100_000))
     security: Path | None = setting(
         None, help="file that says who may call gateways; anybody without it", check=existing_file
+    )
+    certs: Path | None = setting(
+        None,
+        help="folder with tls.crt, tls.key and ca.crt, to call nodes that ask for a certificate",
+        metavar="DIR",
+        check=existing_dir,
     )
     balancer: Balancer = setting(Balancer.LEAST_REQUEST, help="how gateways pick a node")
     equal_weights: bool = setting(False, help="give every node the same weight whatever was measured, to compare")

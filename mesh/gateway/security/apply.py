@@ -12,11 +12,11 @@ from mesh.gateway.security.access import (
     refuse_large_token,
     strip_forged_headers,
 )
-from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, limit_everywhere, limit_here
+from mesh.gateway.security.limits import limit_everywhere, limit_here
 from mesh.gateway.security.plan import RemoteKeys, SecurityPlan
 from mesh.gateway.security.replies import local_replies
 from mesh.gateway.security.transport import towards_agents, towards_issuer, towards_nodes
-from mesh.gateway.typed import Resource, socket_address, typed
+from mesh.gateway.typed import Resource, socket_address
 from services.host import Address
 
 HEADERS_KIB_MAX = 96
@@ -56,29 +56,19 @@ def secure_nodes(cluster: Resource, plan: SecurityPlan) -> Resource:
 
 
 def further_clusters(plan: SecurityPlan) -> Sequence[Resource]:
-    """Returns the clusters that checking needs: the issuer of tokens, the rate-limit service."""
+    """Returns the clusters that checking needs: the issuer of tokens."""
     clusters = []
     if isinstance(plan.keys, RemoteKeys):
         host = urlsplit(plan.keys.uri).hostname or plan.keys.address.host
         socket = towards_issuer(plan.keys.ca, host)
         clusters.append({**_cluster(TOKEN_CLUSTER, plan.keys.address), "transport_socket": socket})
-    if plan.rate_limit_service is not None:
-        options = typed(
-            "upstreams.http.v3.HttpProtocolOptions", {"explicit_http_config": {"http2_protocol_options": {}}}
-        )
-        clusters.append(
-            {
-                **_cluster(RATE_LIMIT_CLUSTER, plan.rate_limit_service),
-                "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
-            }
-        )
     return clusters
 
 
 def _filters(plan: SecurityPlan) -> list[Resource]:
     # Rights need the claims of the token, limits need the tenant, and nobody uses up another's limit.
     filters = [refuse_large_token(), check_token(plan), check_rights(plan), limit_here(plan)]
-    if plan.rate_limit_service is not None:
+    if plan.rate_everywhere:
         filters.append(limit_everywhere())
     return filters
 

@@ -16,8 +16,6 @@ def write_security(plan: SecurityPlan, path: Path) -> Path:
     fields: dict[str, Any] = asdict(plan)
     if isinstance(plan.keys, RemoteKeys):
         fields["keys"]["address"] = str(plan.keys.address)
-    if plan.rate_limit_service is not None:
-        fields["rate_limit_service"] = str(plan.rate_limit_service)
     path.write_text(json.dumps(fields, indent=1, default=str) + "\n", "utf-8")
     return path
 
@@ -31,7 +29,7 @@ def read_security(path: Path) -> SecurityPlan:
     """
     try:
         fields = json.loads(path.read_text("utf-8"))
-        keys, service = fields["keys"], fields["rate_limit_service"]
+        keys = fields["keys"]
         return SecurityPlan(
             certificates=Path(fields["certificates"]),
             secrets=Path(fields["secrets"]),
@@ -43,7 +41,7 @@ def read_security(path: Path) -> SecurityPlan:
             audience=fields["audience"],
             rate=Rate(**fields["rate"]),
             rate_by_tenant={tenant: Rate(**rate) for tenant, rate in fields["rate_by_tenant"].items()},
-            rate_limit_service=None if service is None else Address.parse(service),
+            rate_everywhere=bool(fields["rate_everywhere"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no security plan: {error!r}; write one with `starling up --secure`") from error

@@ -8,25 +8,28 @@ from mesh.gateway.security.access import TENANT_HEADER
 from mesh.gateway.security.plan import Rate, SecurityPlan
 from mesh.gateway.typed import Resource, extension
 
-RATE_LIMIT_CLUSTER = "rate-limit"
+RATE_LIMIT_CLUSTER = "control"
+"""The cluster of the control plane, which every gateway has."""
+
 RATE_LIMIT_DOMAIN = "starling"
 
-_TENANT = "tenant"
+TENANT_KEY = "tenant"
+"""What the count of a tenant goes by, here and at the service."""
 _TENANTS_MAX = 10_000  # buckets kept; the one unused longest makes room, full again when it comes back
 _FILL_MS = 50  # Envoy's least interval; small, so that a tenant over its rate is refused evenly and not in blocks
 _UNLIMITED = 1_000_000_000
 _ALWAYS = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
-_BY_TENANT = [{"actions": [{"request_headers": {"header_name": TENANT_HEADER, "descriptor_key": _TENANT}}]}]
+_BY_TENANT = [{"actions": [{"request_headers": {"header_name": TENANT_HEADER, "descriptor_key": TENANT_KEY}}]}]
 
 
 def limit_here(plan: SecurityPlan) -> Resource:
     """Returns the filter that counts each tenant's requests in this gateway."""
     named = [
-        {"entries": [{"key": _TENANT, "value": tenant}], "token_bucket": fill(rate)}
+        {"entries": [{"key": TENANT_KEY, "value": tenant}], "token_bucket": fill(rate)}
         for tenant, rate in sorted(plan.rate_by_tenant.items())
     ]
     # An entry without a value is a bucket for each value that comes.
-    others = {"entries": [{"key": _TENANT}], "token_bucket": fill(plan.rate)}
+    others = {"entries": [{"key": TENANT_KEY}], "token_bucket": fill(plan.rate)}
     return extension(
         "envoy.filters.http.local_ratelimit",
         "filters.http.local_ratelimit.v3.LocalRateLimit",
@@ -44,14 +47,18 @@ def limit_here(plan: SecurityPlan) -> Resource:
     )
 
 
-def limit_everywhere() -> Resource:
-    """Returns the filter that asks the rate-limit service; a service that is away limits nobody."""
+def limit_everywhere(timeout_s: float = 0.02) -> Resource:
+    """Returns the filter that asks the control plane; one that is away limits nobody.
+
+    Args:
+        timeout_s: how long a request waits for it before it goes on; a control loop does every time.
+    """
     return extension(
         "envoy.filters.http.ratelimit",
         "filters.http.ratelimit.v3.RateLimit",
         {
             "domain": RATE_LIMIT_DOMAIN,
-            "timeout": "0.02s",  # a control loop waits for this on every request
+            "timeout": f"{timeout_s:g}s",
             "failure_mode_deny": False,
             "rate_limited_as_resource_exhausted": True,
             "rate_limit_service": {

@@ -63,7 +63,8 @@ class SecurityPlan:
         issuer, audience: what a token has to say.
         rate: of a tenant that has none of its own.
         rate_by_tenant: of tenants that have.
-        rate_limit_service: counts over all gateways together; each gateway only counts for itself without.
+        rate_everywhere: the control plane counts too, over all gateways together, which costs every request a round
+            trip to it; each gateway only counts for itself without.
     """
 
     certificates: Path
@@ -74,4 +75,4 @@ class SecurityPlan:
     audience: str
     rate: Rate = DEFAULT_RATE
     rate_by_tenant: Mapping[str, Rate] = field(default_factory=dict)
-    rate_limit_service: Address | None = None
+    rate_everywhere: bool = False

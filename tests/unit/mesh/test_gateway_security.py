@@ -33,7 +33,7 @@ from mesh.gateway.security import (
     secure_nodes,
     write_security,
 )
-from mesh.gateway.security.limits import fill
+from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, fill
 from mesh.gateway.security.methods import INFER_METHODS
 from services.host import Address
 
@@ -51,7 +51,7 @@ _PLAN = SecurityPlan(
 _REMOTE = replace(
     _PLAN,
     keys=RemoteKeys("https://login.example.com/keys", Address("login.example.com", 443), Path("/etc/ssl/ca.crt")),
-    rate_limit_service=Address("127.0.0.1", 18001),
+    rate_everywhere=True,
 )
 
 
@@ -106,7 +106,9 @@ def bootstrap(plan: SecurityPlan) -> Resource:
     nodes = secure_nodes(nodes_cluster(), plan)
     nodes.pop("eds_cluster_config")
     nodes.update(type="STATIC", load_assignment={"cluster_name": nodes["name"]})
-    clusters = [nodes, *further_clusters(plan)]
+    # The control plane's, which a bootstrap brings.
+    control = {"name": RATE_LIMIT_CLUSTER, "type": "STATIC", "load_assignment": {"cluster_name": RATE_LIMIT_CLUSTER}}
+    clusters = [nodes, control, *further_clusters(plan)]
     return {
         "node": {"id": "gateway", "cluster": "starling"},
         "static_resources": {"listeners": [listener], "clusters": clusters},
