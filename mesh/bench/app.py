@@ -12,10 +12,12 @@ from typing import ClassVar
 from rich.console import Console
 
 from mesh.bench import (
+    control,
     detector,
     frame_cache,
     goodput,
     memory,
+    mesh,
     open_inference,
     policy,
     security,
@@ -38,6 +40,8 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "goodput": goodput.run,
     "tenants": tenants.run,
     "frame_cache": frame_cache.run,
+    "mesh": mesh.run,
+    "control": control.run,
     "security": security.run,
     "ssim": ssim.run,
     "testbed": testbed.run,

@@ -20,7 +20,7 @@ from mesh.gateway import Balancer
 from mesh.gateway.security import SecurityPlan
 from services.host import Address
 
-TICK_S = 0.2
+TICK_S = 0.1
 LATE_S = 0.5
 """A tick later than this means that we were stopped or starved: nobody is to blame for not having been heard."""
 

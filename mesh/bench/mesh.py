@@ -1,0 +1,192 @@
+"""Three nodes of which the near one slows down eightfold and recovers: four ways to choose between them.
+
+One edge node and two cloud nodes 30 and 60 ms away, two requests at a time of 10 ms each; 120 requests a second, sent
+whether or not earlier ones were answered. At 6 s the edge needs 80 ms, so that it can do a fifth of what it is asked;
+at 14 s it needs 10 ms again. The others are plain Envoy before nodes with the usual long queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from starling.mesh.v1 import control_service_pb2, control_service_pb2_grpc
+from starling.predict.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    predict_service_pb2,
+    predict_service_pb2_grpc,
+)
+from starling.tensor.v1.tensor_pb2 import DATA_TYPE_FP32
+
+from mesh.bench.result import Bar, Result, Row
+from mesh.bench.rig import Rig
+from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.supervisor import Supervisor
+from services.host import Address
+
+_RATE = 120.0
+_SLOW_S, _RECOVER_S, _END_S = 6.0, 14.0, 23.0
+_FAR_MS = (30, 60)
+_DEADLINE_S = 10.0
+_FLOATS = 4
+_WINDOWS = {
+    "before": (3.0, _SLOW_S),
+    "slow 0-3 s": (_SLOW_S, _SLOW_S + 3),
+    "slow 3+ s": (_SLOW_S + 3, _RECOVER_S),
+    "after 4+ s": (_RECOVER_S + 4, _END_S),
+}
+_LONG_QUEUE, _SHORT_QUEUE = 2000, 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    name: str
+    flags: tuple[str, ...]
+    queue_max: int
+
+
+_CONTENDERS = (
+    _Contender("round robin", ("--balancer", "round_robin", "--equal-weights"), _LONG_QUEUE),
+    _Contender("least request", ("--balancer", "least_request", "--equal-weights"), _LONG_QUEUE),
+    _Contender("ring hash", ("--balancer", "ring_hash", "--equal-weights"), _LONG_QUEUE),
+    _Contender("Starling", (), _SHORT_QUEUE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    at_s: float
+    latency_s: float
+    node: str
+
+
+async def run(rig: Rig) -> Result:
+    """Replays a node that slows down and recovers: round robin, least request, ring hash and ours."""
+    rows: list[Row] = []
+    tails: dict[str, float] = {}
+    failed = 0
+    for contender in _CONTENDERS:
+        answers, lag_s, pushes = await _play(rig.folder / contender.name.replace(" ", "-"), contender)
+        broken = sum(not answer.node for answer in answers)
+        row: dict[str, str | float | int] = {"gateway": contender.name}
+        for window, (begin_s, end_s) in _WINDOWS.items():
+            seen = [a for a in answers if begin_s <= a.at_s < end_s and a.node]
+            p50, p95 = (_quantile_ms(seen, q) for q in (0.5, 0.95))
+            share = sum(a.node == "edge-1" for a in seen) / max(1, len(seen))
+            row[window] = f"{p50:.0f}/{p95:.0f} {share:.0%}"
+            if contender.name == "Starling":
+                tails[window] = p95
+        rows.append({**row, "failed": broken, "changes": pushes, "generator late ms": round(lag_s * 1e3, 1)})
+        failed = broken
+    return Result(
+        name="mesh",
+        rows=rows,
+        bars=(
+            Bar("Starling: p95 before, ms", 20, tails["before"], at_most=True),
+            Bar("Starling: p95 in the first 3 s of a slow edge, ms", 100, tails["slow 0-3 s"], at_most=True),
+            Bar("Starling: p95 while the edge is slow, ms", 90, tails["slow 3+ s"], at_most=True),
+            Bar("Starling: p95 after it recovered, ms", 20, tails["after 4+ s"], at_most=True),
+            Bar("Starling: failed requests", 0, failed, at_most=True),
+        ),
+        notes=(
+            "cells: p50/p95 in ms and the edge's share of the answers",
+            "nodes answer after a set time without computing, so that the machine's cores do not decide",
+        ),
+    )
+
+
+async def _play(folder: Path, contender: _Contender) -> tuple[Sequence[_Answer], float, int]:
+    repository = folder / "models"
+    _write_model(repository, 1, 10, contender.queue_max)
+    plan = MeshPlan(
+        gateway=Address("127.0.0.1", 0),
+        repository=repository,
+        models=("work",),
+        edges=1,
+        clouds=len(_FAR_MS),
+        rtt_ms=_FAR_MS[0],
+        run_dir=folder,
+        control_flags=contender.flags,
+    )
+    async with Supervisor() as supervisor:
+        mesh = await start_mesh(supervisor, plan)
+        for i, rtt_ms in enumerate(_FAR_MS):
+            mesh.delays[f"cloud-{i + 1}"].send_line(f"rtt_ms {rtt_ms}")
+        _write_model(repository, 2, 80, contender.queue_max)
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(_ask(mesh.gateway))
+            tasks.create_task(_slow_down(mesh.nodes[0].grpc))
+        answers, lag_s = asking.result()
+        return answers, lag_s, await _count_pushes(mesh)
+
+
+async def _ask(gateway: Address) -> tuple[list[_Answer], float]:
+    """Sends requests at their times; returns what became of them, and how late the latest was sent."""
+    answers: list[_Answer] = []
+    request = predict_service_pb2.PredictRequest(model_name="work")
+    request.inputs.add(name="x0", data_type=DATA_TYPE_FP32, shape=[1, _FLOATS], data=bytes(4 * _FLOATS))
+    async with grpc.aio.insecure_channel(str(gateway)) as channel:
+        stub: Any = predict_service_pb2_grpc.PredictServiceStub(channel)
+        began_s = time.monotonic()
+
+        async def ask(due_s: float, agent: int) -> None:
+            try:
+                answer = await stub.Predict(request, timeout=_DEADLINE_S, metadata=(("x-agent-id", str(agent)),))
+                node = answer.node
+            except grpc.aio.AioRpcError:
+                node = ""
+            answers.append(_Answer(due_s, time.monotonic() - began_s - due_s, node))
+
+        late_s = 0.0
+        async with asyncio.TaskGroup() as tasks:
+            for i in range(int(_END_S * _RATE)):
+                due_s = i / _RATE
+                wait_s = due_s - (time.monotonic() - began_s)
+                await asyncio.sleep(max(0.0, wait_s))
+                late_s = max(late_s, time.monotonic() - began_s - due_s)
+                tasks.create_task(ask(due_s, i % 24))
+    return answers, late_s
+
+
+async def _slow_down(edge: Address) -> None:
+    """Loads a slow version of the model on the edge, which then answers, and unloads it again."""
+    async with grpc.aio.insecure_channel(str(edge)) as channel:
+        stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        await asyncio.sleep(_SLOW_S)
+        await stub.LoadModel(model_service_pb2.LoadModelRequest(name="work", version=2), timeout=30)
+        await asyncio.sleep(_RECOVER_S - _SLOW_S)
+        await stub.UnloadModel(model_service_pb2.UnloadModelRequest(name="work", version=2), timeout=30)
+
+
+async def _count_pushes(mesh: LocalMesh) -> int:
+    async with grpc.aio.insecure_channel(str(mesh.control)) as channel:
+        stub: Any = control_service_pb2_grpc.ControlServiceStub(channel)
+        seen = await stub.GetMesh(control_service_pb2.GetMeshRequest(), timeout=5)
+        return sum(gateway.pushed_count for gateway in seen.gateways)
+
+
+def _write_model(repository: Path, version: int, delay_ms: int, queue_max: int) -> None:
+    (repository / "work" / str(version)).mkdir(parents=True)
+    (repository / "work" / "config.pbtxt").write_text(
+        f"""name: "work"
+backend: "identity"
+max_batch_size: 1
+input [ {{ name: "x0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
+output [ {{ name: "y0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
+instance_group [ {{ count: 2 }} ]
+dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue_max} }} }}
+parameters {{ key: "starling.identity_delay_us" value {{ string_value: "{delay_ms * 1000}" }} }}
+"""
+    )
+
+
+def _quantile_ms(answers: Sequence[_Answer], q: float) -> float:
+    ordered = sorted(answer.latency_s * 1e3 for answer in answers)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
