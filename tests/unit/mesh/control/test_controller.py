@@ -1,0 +1,206 @@
+"""The whole control plane without sockets: nodes and samples in, snapshots out, refusals told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.service.accesslog.v3 import als_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from google.rpc import status_pb2
+from starling.mesh.v1 import node_service_pb2 as pb
+
+from mesh.control.access_log import AccessLog
+from mesh.control.ads import AggregatedDiscovery
+from mesh.control.controller import LATE_S, SETTLE_S, Controller
+from mesh.control.estimate import Ending, Sample
+from mesh.control.gateways import Gateway, GatewayIdentity
+from mesh.control.messages import CLUSTER, ENDPOINTS
+from mesh.control.status_service import find_alarms
+from services.host import Address
+
+pytestmark = pytest.mark.asyncio
+
+
+class World:
+    """A control plane with a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.controller = Controller(100, clock=lambda: self.now_s)
+
+    def register(self, *names: str) -> None:
+        for i, name in enumerate(names):
+            node = pb.Node(name=name, tier=pb.TIER_EDGE, grpc_address=f"127.0.0.1:{9001 + i}")
+            self.controller.registry.register(node, name, self.now_s, 0.0)
+
+    def join(self, name: str, viewpoint: str = "") -> Gateway:
+        return self.controller.gateways.join(GatewayIdentity(name, viewpoint or name, Address("127.0.0.1", 1)))
+
+    def live(self, seconds: float, **latency_ms: dict[int, float]) -> None:
+        """Lets time pass; each gateway tells how long each port took, ten times a tick, and every node reports."""
+        for _ in range(round(seconds / 0.1)):
+            self.now_s += 0.1
+            for member in self.controller.registry:
+                self.controller.registry.renew(member.lease_id, self.now_s)
+            for gateway, ports in latency_ms.items():
+                for port, latency in ports.items():
+                    for _ in range(10):
+                        sample = Sample(self.now_s, latency / 1e3, Ending.ANSWERED)
+                        self.controller.take(gateway, "nodes", Address("127.0.0.1", port), sample)
+            self.controller.tick(self.now_s)
+
+
+def weights(gateway: Gateway) -> dict[str, int]:
+    assert gateway.snapshot is not None
+    body = gateway.snapshot.of_type(ENDPOINTS)["nodes"].body
+    assignment = endpoint_pb2.ClusterLoadAssignment.FromString(body.value)
+    return {
+        entry.endpoint.hostname: entry.load_balancing_weight.value
+        for locality in assignment.endpoints
+        for entry in locality.lb_endpoints
+    }
+
+
+async def test_gateways_at_different_places_get_different_weights() -> None:
+    world = World()
+    world.register("east", "west")
+    here, there = world.join("a", "hall-1"), world.join("b", "hall-2")
+    world.live(5, a={9001: 10, 9002: 40}, b={9001: 40, 9002: 10})
+    assert weights(here)["east"] > 9 * weights(here)["west"]
+    assert weights(there)["west"] > 9 * weights(there)["east"]
+
+
+async def test_gateways_at_one_place_share_what_they_see() -> None:
+    world = World()
+    world.register("east", "west")
+    one, other = world.join("a", "hall-1"), world.join("b", "hall-1")
+    world.live(5, a={9001: 10, 9002: 40})
+    assert weights(one) == weights(other)
+    assert weights(other)["east"] > 9 * weights(other)["west"]
+
+
+async def test_a_steady_mesh_changes_nothing() -> None:
+    world = World()
+    world.register("east", "west")
+    gateway = world.join("a")
+    world.live(10, a={9001: 10, 9002: 20})
+    before = gateway.snapshot
+    world.live(30, a={9001: 10.5, 9002: 19})
+    assert gateway.snapshot is before
+
+
+async def test_a_node_that_leaves_is_gone_at_the_next_look() -> None:
+    world = World()
+    world.register("east", "west")
+    gateway = world.join("a")
+    world.live(1, a={9001: 10, 9002: 10})
+    world.controller.registry.deregister(world.controller.registry.get("east").lease_id)
+    world.controller.tick(world.now_s)
+    assert set(weights(gateway)) == {"west"}
+
+
+async def test_our_own_pause_is_nobodys_silence() -> None:
+    world = World()
+    world.register("a", "b", "c")
+    world.join("gateway")
+    world.live(10)
+    world.now_s += 3 + LATE_S
+    for name in ("b", "c"):
+        world.controller.registry.renew(world.controller.registry.get(name).lease_id, world.now_s)
+    world.controller.tick(world.now_s)
+    assert world.controller.late_ticks == 1
+    assert list(find_alarms(world.controller, world.now_s)) == []
+
+
+async def test_endpoints_are_held_only_while_we_are_new() -> None:
+    world = World()
+    assert world.controller.holds_endpoints()
+    world.now_s += SETTLE_S
+    assert not world.controller.holds_endpoints()
+
+
+class Conversation:
+    """A gateway's side of a delta stream: what it says goes in, what it hears comes out."""
+
+    def __init__(self, world: World) -> None:
+        self._said: asyncio.Queue[Any] = asyncio.Queue()
+        service = AggregatedDiscovery(world.controller.gateways, world.controller.holds_endpoints)
+        self.heard = service.DeltaAggregatedResources(self._requests(), None)
+
+    def say(self, **fields: Any) -> None:
+        request = discovery_pb2.DeltaDiscoveryRequest(**fields)
+        request.node.id = "gateway"
+        request.node.metadata["starling"] = {"listen": "127.0.0.1:1"}
+        self._said.put_nowait(request)
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self._said.get()
+
+
+async def test_a_refusal_is_an_alarm_until_something_is_taken() -> None:
+    world = World()
+    world.register("east")
+    talk = Conversation(world)
+    talk.say(type_url=CLUSTER)
+    response = await asyncio.wait_for(anext(talk.heard), 5)
+    talk.say(type_url=CLUSTER, response_nonce=response.nonce, error_detail=status_pb2.Status(message="no such policy"))
+    listening = asyncio.ensure_future(anext(talk.heard))
+    await asyncio.wait_for(_until(lambda: any(_alarms(world))), 5)
+    assert _alarms(world) == ["gateway gateway refused its new Cluster and keeps the old one: no such policy"]
+    (gateway,) = world.controller.gateways
+    talk.say(type_url=CLUSTER, response_nonce=response.nonce)
+    await asyncio.wait_for(_until(lambda: not _alarms(world)), 5)
+    assert gateway.accepted == 1
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+def _alarms(world: World) -> list[str]:
+    return list(find_alarms(world.controller, world.now_s))
+
+
+async def _until(condition: Any) -> None:
+    while not condition():  # noqa: ASYNC110  # bounded by its caller
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "ending"),
+    [("0", Ending.ANSWERED), ("8", Ending.REFUSED), ("4", Ending.LATE), ("14", Ending.FAILED), ("3", None), ("", None)],
+)
+async def test_an_entry_of_the_access_log_becomes_a_sample(status: str, ending: Ending | None) -> None:
+    taken: list[tuple[str, str, Address, Sample]] = []
+    log = AccessLog(lambda *found: taken.append(found), clock=lambda: 7.0)
+
+    async def stream() -> AsyncIterator[Any]:
+        message = als_pb2.StreamAccessLogsMessage()
+        message.identifier.node.id = "gateway"
+        for path in (
+            "/starling.predict.v1.PredictService/Predict",
+            "/starling.predict.v1.PredictService/PredictStream",
+        ):
+            entry = message.http_logs.log_entry.add()
+            entry.request.path = path
+            entry.response.response_trailers["grpc-status"] = status
+            common = entry.common_properties
+            common.upstream_cluster = "nodes"
+            common.upstream_remote_address.socket_address.address = "127.0.0.1"
+            common.upstream_remote_address.socket_address.port_value = 9001
+            common.time_to_first_upstream_tx_byte.nanos = 1_000_000
+            common.time_to_last_upstream_rx_byte.nanos = 13_000_000
+        yield message
+
+    await log.StreamAccessLogs(stream(), None)
+    assert log.entries == 2
+    if ending is None:
+        assert taken == []
+        return
+    ((gateway, cluster, address, sample),) = taken
+    assert (gateway, cluster, address) == ("gateway", "nodes", Address("127.0.0.1", 9001))
+    assert sample.latency_s == pytest.approx(0.012)
+    assert (sample.at_s, sample.ending) == (7.0, ending)
