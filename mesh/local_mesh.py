@@ -12,7 +12,7 @@ from mesh.child import Child
 from mesh.endpoint import Tier
 from mesh.errors import GatewayNotReady
 from mesh.gateway import GatewaySite, bootstrap, check_listen, envoy_program, find_envoy, wait_healthy
-from mesh.gateway.security import DEFAULT_RATE, Rate, write_security
+from mesh.gateway.security import DEFAULT_RATE, Rate
 from mesh.hosts import THIS_MACHINE, Hosts
 from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
@@ -142,7 +142,7 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     if plan.certs is not None:
         security = prepare_security(plan.certs, plan.run_dir, list(tiers), datetime.now(UTC), plan.rate)
         plan = replace(plan, security=security)
-        flags = (*flags, "--security", str(write_security(security.plan, plan.run_dir / "security.json")))
+        flags = (*flags, "--security", str(security.write(plan.run_dir / "security.json")))
         flags = (*flags, "--certs", str(security.control_certs))
     far = [name for name, tier in tiers.items() if tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
     # What a node has to be told comes first; nodes and gateway then start side by side.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh.certs import AUDIENCE, ISSUER, LOCAL_HOSTS, CertStore, Identity, Role, Scope
 from mesh.certs.store import write_token
-from mesh.gateway.security import DEFAULT_RATE, Rate, SecurityPlan, build_secrets
+from mesh.gateway.security import DEFAULT_RATE, Rate, SecurityPlan, build_secrets, write_security
 
 TENANT = "dev"
 _TRUST_DOMAIN = "starling"
@@ -41,6 +41,10 @@ class LocalSecurity:
         for role in (Role.GATEWAY, Role.CONTROL, Role.ADMIN):
             flags += ["--tls-client", f"spiffe://{self.plan.trust_domain}/{role}/"]
         return flags
+
+    def write(self, path: Path) -> Path:
+        """Writes the plan for the control plane, which follows the keys of tokens where `starling certs` keeps them."""
+        return write_security(self.plan, path, keys_file=self.store.root / "trust" / "jwks.json")
 
     @property
     def control_certs(self) -> Path:

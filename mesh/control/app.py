@@ -32,6 +32,7 @@ from mesh.control.metrics import ControlCollector
 from mesh.control.node_service import NodeService
 from mesh.control.probe import Probe
 from mesh.control.rate_limits import RateLimits
+from mesh.control.security_file import follow_security
 from mesh.control.settings import ControlSettings
 from mesh.control.status_service import ControlService
 from mesh.errors import AddressUnusable
@@ -106,6 +107,9 @@ async def serve(settings: ControlSettings) -> None:
             loops = [tasks.create_task(controller.run())]
             loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance, settings.certs).run()))
             listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
+            if settings.security is not None and security is not None:
+                takers = (controller.set_security, *([] if limits is None else [limits.set_plan]))
+                loops.append(tasks.create_task(follow_security(settings.security, security, takers)))
             print(f"ready grpc={listens} metrics={shows}", flush=True)
             await stop.wait()
             for loop in loops:

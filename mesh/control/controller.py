@@ -85,6 +85,13 @@ class Controller:
         """Takes a measured round trip to a node; where a new viewpoint starts from."""
         self._distances[node] = seconds
 
+    def set_security(self, plan: SecurityPlan) -> None:
+        """Gives every gateway another plan; calls under way go on."""
+        self._security = plan
+        self._frames.clear()
+        for viewpoint in self.viewpoints.values():
+            self._publish(viewpoint, self._told)
+
     def holds_endpoints(self) -> bool:
         """Returns whether we started so lately that gateways know the nodes better than we do."""
         return self._clock() - self._started_s < SETTLE_S

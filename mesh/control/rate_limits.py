@@ -32,6 +32,10 @@ class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):  # type: ignore[misc]
         self.allowed = 0
         self.refused = 0
 
+    def set_plan(self, plan: SecurityPlan) -> None:
+        """Counts by other rates from now on; buckets keep what is in them."""
+        self._plan = plan
+
     async def ShouldRateLimit(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
         """Takes one token, or `hits_addend`, for each tenant that the request names."""
         response = rls_pb2.RateLimitResponse()

@@ -423,3 +423,19 @@ def _served_serial(secure: Secure) -> int:
         der = connection.getpeercert(binary_form=True)
         assert der is not None
         return x509.load_der_x509_certificate(der).serial_number
+
+
+async def test_a_new_key_for_tokens_reaches_the_gateway_and_fails_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as secure:
+        before = secure.sign()
+        secure.store.rotate_signing_key(datetime.now(UTC))
+        after = secure.sign()
+        async with secure.connect(before) as old, secure.connect(after) as new, asyncio.timeout(20):
+            while True:
+                await ask(old)
+                try:
+                    await ask(new)
+                    break
+                except Unauthenticated as error:
+                    assert "match kid" in error.message  # noqa: PT017  # until the gateway has heard of it
+            await ask(old)

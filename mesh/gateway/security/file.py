@@ -11,11 +11,19 @@ from mesh.gateway.security.plan import Rate, RemoteKeys, SecurityPlan
 from services.host import Address
 
 
-def write_security(plan: SecurityPlan, path: Path) -> Path:
-    """Writes a plan that `read_security` reads; returns the path."""
+def write_security(plan: SecurityPlan, path: Path, *, keys_file: Path | None = None) -> Path:
+    """Writes a plan that `read_security` reads; returns the path.
+
+    Args:
+        plan: what to write.
+        path: where to.
+        keys_file: file with the keys of tokens, read with every reading of the plan instead of those in the plan.
+    """
     fields: dict[str, Any] = asdict(plan)
     if isinstance(plan.keys, RemoteKeys):
         fields["keys"]["address"] = str(plan.keys.address)
+    if keys_file is not None:
+        fields["keys"] = {"file": str(keys_file)}
     path.write_text(json.dumps(fields, indent=1, default=str) + "\n", "utf-8")
     return path
 
@@ -33,9 +41,7 @@ def read_security(path: Path) -> SecurityPlan:
         return SecurityPlan(
             certificates=Path(fields["certificates"]),
             secrets=Path(fields["secrets"]),
-            keys=keys
-            if isinstance(keys, str)
-            else RemoteKeys(keys["uri"], Address.parse(keys["address"]), Path(keys["ca"])),
+            keys=_read_keys(keys),
             trust_domain=fields["trust_domain"],
             issuer=fields["issuer"],
             audience=fields["audience"],
@@ -45,3 +51,11 @@ def read_security(path: Path) -> SecurityPlan:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no security plan: {error!r}; write one with `starling up --secure`") from error
+
+
+def _read_keys(keys: Any) -> str | RemoteKeys:
+    if isinstance(keys, str):
+        return keys
+    if "file" in keys:
+        return Path(keys["file"]).read_text("utf-8")
+    return RemoteKeys(keys["uri"], Address.parse(keys["address"]), Path(keys["ca"]))
