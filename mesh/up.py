@@ -168,6 +168,7 @@ def _shorten(path: Path) -> Path:
 
 
 def _build_farewell(child: Child, what_now: str) -> str:
-    last_words = child.stderr_tail.splitlines()[-1:] if child.exit_code else []
+    # Who was killed had no time to say why; its last line is about something else.
+    last_words = child.stderr_tail.splitlines()[-1:] if (child.exit_code or 0) > 0 else []
     why = f": {last_words[0]}" if last_words else ""
     return f"[yellow]![/] {child.name} ended with status {child.exit_code}{why}; {what_now}"

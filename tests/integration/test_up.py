@@ -92,6 +92,26 @@ def test_a_gateway_that_ends_ends_the_mesh(tmp_path: Path) -> None:
     assert wait_for_none(str(tmp_path)) == {}
 
 
+def test_a_control_plane_that_ends_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path) as process:
+        panel = read_until(process, "Ctrl-C stops it")
+        address = re.search(r"control\s+(127\.0\.0\.1:\d+)", panel)
+        assert address is not None, panel
+        (pid,) = (pid for pid in find_processes("services.host.cli control") if read_parent(pid) == process.pid)
+        os.kill(pid, signal.SIGKILL)
+        said = read_until(process, "control ended")
+        assert "control ended with status -9; agents are served on while it starts again" in said
+        with grpc.insecure_channel(address[1]) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def read_parent(pid: int) -> int:
+    """Returns the id of the process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_a_mesh_of_no_nodes_is_refused(tmp_path: Path) -> None:
     with running(tmp_path, "--edges", "0", "--clouds", "0") as process:
         _, err = process.communicate(timeout=30)
