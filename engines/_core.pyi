@@ -15,6 +15,21 @@ def simulate(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], b
     Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().
     """
 
+def simulate_autopilot(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slo_p99_us: int, slo_miss_rate: float = 0.01, mode: str = 'act', slots: int = 1, cores: int = 0, slowdowns: Sequence[tuple[int, float]] = (), batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> tuple[list[list[int]], dict[str, Any], list[dict[str, Any]]]:
+    """
+    As `simulate`, with the autopilot at work. Returns the rows, its policy and its records.
+
+    cores: runs side by side beyond these slow each other down; 0 is as many as slots.
+    slowdowns: from a time on, runs take a factor as long.
+    """
+
+def autopilot_decide(policy: dict[str, Any], before: dict[str, Any], seen: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Runs one step of the controller; returns its decision and the state after it.
+
+    The dictionaries are those of a record; raises InvalidInput when one is not.
+    """
+
 def ssim(a: numpy.typing.NDArray[numpy.uint8], b: numpy.typing.NDArray[numpy.uint8]) -> float:
     """
     Returns the mean structural similarity of two uint8[H, W] planes of one shape; 1.0 when identical.

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,6 +11,7 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "autopilot_binding.h"
 #include "luma.h"
 #include "model_registry.h"
 #include "openvino_graph.h"
@@ -275,9 +277,7 @@ void check_number(const char* name, std::int64_t value, std::int64_t low, std::i
 }
 
 // Rows of numbers in, rows of numbers out: a trace may have a hundred thousand of them.
-std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
-                               const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
-                               std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
+std::vector<SimulatedRequest> read_arrivals(const std::vector<Row>& arrivals) {
   std::vector<SimulatedRequest> requests;
   for (const auto& row : arrivals) {
     if (row.size() != 7)
@@ -287,6 +287,12 @@ std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vect
     requests.push_back({row[0], row[1], static_cast<std::int32_t>(row[2]), static_cast<std::int32_t>(row[3]),
                         static_cast<std::int32_t>(row[4]), row[5], row[6]});
   }
+  return requests;
+}
+
+SimulationOptions read_machine(const std::vector<std::int64_t>& bucket_rows,
+                               const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
+                               std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
   if (bucket_rows.empty() || bucket_rows.size() != bucket_run_us.size()) {
     raise(Reason::kInvalidInput, "bucket_rows and bucket_run_us must have the same length, at least 1");
   }
@@ -309,17 +315,49 @@ std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vect
   options.bucket_run_us = bucket_run_us;
   options.noise = noise;
   options.seed = seed;
-  std::vector<SimulatedOutcome> outcomes;
+  return options;
+}
+
+std::pair<std::vector<Row>, SimulationReport> run_simulation(const std::vector<Row>& arrivals,
+                                                             const SimulationOptions& options) {
+  const auto requests = read_arrivals(arrivals);
+  SimulationReport report;
   {
     const nb::gil_scoped_release released;
-    outcomes = simulate(requests, options);
+    report = simulate(requests, options);
   }
-  std::vector<Row> out;
-  for (const auto& outcome : outcomes) {
-    out.push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
-                   outcome.batch_rows});
+  std::vector<Row> rows;
+  for (const auto& outcome : report.outcomes) {
+    rows.push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
+                    outcome.batch_rows});
   }
-  return out;
+  return {std::move(rows), std::move(report)};
+}
+
+std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
+                               const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
+                               std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
+  return run_simulation(arrivals,
+                        read_machine(bucket_rows, bucket_run_us, slots, order, batch_delay_us, queue_max, noise, seed))
+      .first;
+}
+
+nb::tuple simulate_autopilot(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
+                             const std::vector<std::int64_t>& bucket_run_us, std::int64_t slo_p99_us,
+                             double slo_miss_rate, const std::string& mode, int slots, int cores,
+                             const std::vector<std::pair<std::int64_t, double>>& slowdowns, std::int64_t batch_delay_us,
+                             std::size_t queue_max, double noise, std::uint64_t seed) {
+  auto options = read_machine(bucket_rows, bucket_run_us, slots, "deadline", batch_delay_us, queue_max, noise, seed);
+  check_number("slo_p99_us", slo_p99_us, 1, kSimulatedRunUsMax);
+  for (const auto& [at_us, factor] : slowdowns) options.slowdowns.push_back({at_us, factor});
+  options.cores = cores;
+  options.autopilot = autopilot_mode(mode);
+  options.slo_p99_us = slo_p99_us;
+  options.slo_miss_rate = slo_miss_rate;
+  const auto [rows, report] = run_simulation(arrivals, options);
+  nb::list records;
+  for (const auto& record : report.records) records.append(to_dict(record));
+  return nb::make_tuple(rows, to_dict(report.policy), records);
 }
 
 }  // namespace
@@ -344,6 +382,20 @@ NB_MODULE(_core, m) {
         "Runs the real scheduler in virtual time against an engine that only takes time.\n\n"
         "arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.\n"
         "Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().");
+  m.def("simulate_autopilot", &simulate_autopilot, "arrivals"_a, nb::kw_only(), "bucket_rows"_a, "bucket_run_us"_a,
+        "slo_p99_us"_a, "slo_miss_rate"_a = 0.01, "mode"_a = "act", "slots"_a = 1, "cores"_a = 0,
+        "slowdowns"_a = std::vector<std::pair<std::int64_t, double>>{}, "batch_delay_us"_a = 0, "queue_max"_a = 256,
+        "noise"_a = 0.0, "seed"_a = 0,
+        nb::sig("def simulate_autopilot(arrivals: collections.abc.Sequence[collections.abc.Sequence[int]], *, "
+                "bucket_rows: collections.abc.Sequence[int], bucket_run_us: collections.abc.Sequence[int], "
+                "slo_p99_us: int, slo_miss_rate: float = 0.01, mode: str = 'act', slots: int = 1, cores: int = 0, "
+                "slowdowns: collections.abc.Sequence[tuple[int, float]] = (), batch_delay_us: int = 0, "
+                "queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> "
+                "tuple[list[list[int]], dict[str, typing.Any], list[dict[str, typing.Any]]]"),
+        "As `simulate`, with the autopilot at work. Returns the rows, its policy and its records.\n\n"
+        "cores: runs side by side beyond these slow each other down; 0 is as many as slots.\n"
+        "slowdowns: from a time on, runs take a factor as long.");
+  bind_autopilot(m);
   m.def(
       "ssim",
       [](const Plane& a, const Plane& b) {

@@ -72,13 +72,13 @@ struct Result {
   Timing timing;
 };
 
-// Place in a tenant's queue: earliest deadline first (arrival first under FIFO), then arrival order.
+// Place in a tenant's queue: earliest due first (arrival first under FIFO), then arrival order.
 struct QueueKey {
-  TimePoint deadline;
+  TimePoint due;
   std::uint64_t ticket = 0;
 
   bool operator<(const QueueKey& other) const noexcept {
-    return deadline != other.deadline ? deadline < other.deadline : ticket < other.ticket;
+    return due != other.due ? due < other.due : ticket < other.ticket;
   }
 };
 
@@ -96,11 +96,12 @@ class Request {
   std::int64_t rows = 1;
   TimePoint arrival;
   TimePoint deadline = TimePoint::max();
-  std::int32_t priority = 0;  // 0 to 3, 3 is the most urgent
-  std::string tenant;         // who pays for the engine time
-  std::string stream_id;      // empty: no stream
-  std::int64_t sequence = 0;  // position in the stream
-  std::string sequence_id;    // whose state a stateful model goes on with; empty: none
+  TimePoint due = TimePoint::max();  // when it should be answered: the deadline, or sooner for an objective's sake
+  std::int32_t priority = 0;         // 0 to 3, 3 is the most urgent
+  std::string tenant;                // who pays for the engine time
+  std::string stream_id;             // empty: no stream
+  std::int64_t sequence = 0;         // position in the stream
+  std::string sequence_id;           // whose state a stateful model goes on with; empty: none
   bool sequence_start = false;
   bool sequence_end = false;
   std::uint64_t size_bytes = 0;

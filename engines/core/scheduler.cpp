@@ -22,6 +22,11 @@ bool same_shapes(const Request& a, const Request& b) noexcept {
 Scheduler::Scheduler(const SchedulerOptions& options, const ExecutionTime& times)
     : options_(options), times_(times), largest_bucket_(times.size() - 1) {}
 
+TimePoint Scheduler::due_of(const Request& request) const noexcept {
+  if (fifo() || options_.bound_us == 0) return request.deadline;
+  return std::min(request.deadline, request.arrival + std::chrono::microseconds(options_.bound_us));
+}
+
 int Scheduler::band_of(const Request& request) const noexcept {
   return fifo() ? 0 : std::clamp<int>(request.priority, 0, kClasses - 1);
 }
@@ -35,7 +40,7 @@ Scheduler::Tenant& Scheduler::tenant_of(const Request& request) {
 }
 
 QueueKey Scheduler::key_of(const Request& request) const noexcept {
-  return {fifo() ? TimePoint{} : request.deadline, request.ticket_};
+  return {fifo() ? TimePoint{} : request.due, request.ticket_};
 }
 
 // Engine time of one more row in the cheapest batch.
@@ -50,7 +55,7 @@ std::int64_t Scheduler::quantum_us() const noexcept {
 }
 
 Request* Scheduler::queued_frame_of(const Request& request) const {
-  if (request.stream_id.empty()) return nullptr;
+  if (fifo() || request.stream_id.empty()) return nullptr;
   const auto it = frames_.find(request.stream_key());
   return it == frames_.end() ? nullptr : it->second;
 }
@@ -67,7 +72,7 @@ std::int64_t Scheduler::rows_ahead(const Request& request, const Request* leavin
   const auto earlier = [&](const Tenant& tenant) {
     std::int64_t rows = 0;
     for (const auto& [key, other] : tenant.queue) {
-      if (key.deadline > request.deadline) break;
+      if (key.due > request.due) break;
       if (other != leaving) rows += other->rows;
     }
     return rows;
@@ -96,11 +101,11 @@ bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving,
   if (own == tenants.end()) return false;
   std::int64_t rows = request.rows;
   const auto& queue = own->second.queue;
-  for (auto it = queue.upper_bound({request.deadline, ~std::uint64_t{0}}); it != queue.end(); ++it) {
+  for (auto it = queue.upper_bound({request.due, ~std::uint64_t{0}}); it != queue.end(); ++it) {
     const Request& other = *it->second;
     if (&other == leaving) continue;
     rows += other.rows;
-    const auto left = microseconds_between(now, other.deadline);
+    const auto left = microseconds_between(now, other.due);
     // Slots share what is before it; its own run is on one of them.
     const auto alone_us = times_.run_time(times_.bucket_for(other.rows)).high_us * (options_.slots - 1);
     const auto done_us = [&](std::int64_t n) { return share_us(ahead_us + times_.cautious_backlog_us(n) + alone_us); };
@@ -111,7 +116,7 @@ bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving,
 }
 
 Status Scheduler::refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const {
-  const auto left_us = microseconds_between(now, request.deadline);
+  const auto left_us = microseconds_between(now, request.due);
   Status status{reason, {}, 0, {}};
   switch (reason) {
     case Reason::kQueueFull:
@@ -125,8 +130,10 @@ Status Scheduler::refuse(const Request& request, Reason reason, std::int64_t pre
                        "\" is older than one that waits; send newer frames only";
       return status;
     default:
-      status.message = "an answer is predicted in " + std::to_string(predicted_us) + " us, " + std::to_string(left_us) +
-                       " us are left; allow more time, a smaller model or another node";
+      status.message =
+          "an answer is predicted in " + std::to_string(predicted_us) + " us, " + std::to_string(left_us) +
+          (request.due < request.deadline ? " us are left by the model's latency objective" : " us are left") +
+          "; allow more time, a smaller model or another node";
       // After this the same budget would be enough, if nobody else asked meanwhile.
       status.retry_delay_us = std::max<std::int64_t>(1000, predicted_us - std::max<std::int64_t>(0, left_us));
   }
@@ -163,6 +170,7 @@ bool Scheduler::may_probe(TimePoint now, bool idle) const noexcept {
 }
 
 Status Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& predicted_us) {
+  request.due = request.deadline;  // a bound is never below one run
   predicted_us = times_.run_time(times_.bucket_for(request.rows)).high_us;
   if (!fifo() && now + std::chrono::microseconds(predicted_us) > request.deadline && !may_probe(now, true)) {
     return refuse(request, Reason::kDeadlineUnmeetable, predicted_us, now);
@@ -173,6 +181,7 @@ Status Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& pre
 
 Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std::int64_t> free_in_us) {
   Admission admission;
+  request.due = due_of(request);
   Request* leaving = queued_frame_of(request);
   if (leaving != nullptr && leaving->sequence >= request.sequence) {
     admission.refusal = refuse(request, Reason::kSuperseded, 0, now);
@@ -194,7 +203,7 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
   }
   request.probe_ = request.deadline > now && may_probe(now, free_in_us.empty());
   if (!fifo() && !request.probe_ &&
-      (now + std::chrono::microseconds(admission.predicted_us) > request.deadline ||
+      (now + std::chrono::microseconds(admission.predicted_us) > request.due ||
        breaks_a_promise(request, leaving, running_us + ahead_us, now))) {
     admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, admission.predicted_us, now);
     return admission;
@@ -354,6 +363,7 @@ std::size_t Scheduler::choose_bucket(const std::vector<Request*>& joining, TimeP
     for (const Request* request : joining) {
       if (rows + request->rows > times_.rows(b)) continue;
       rows += request->rows;
+      // The deadline, not the due time: an objective is no reason to answer fewer by smaller batches.
       earliest = std::min(earliest, request->deadline);
     }
     const auto run = times_.run_time(b);
@@ -382,7 +392,7 @@ Dispatch Scheduler::next(TimePoint now) {
   auto earliest = TimePoint::max();
   for (const Request* request : joining) {
     waiting += request->rows;
-    earliest = std::min(earliest, request->deadline);
+    earliest = std::min(earliest, request->due);
   }
   // Waiting for more pays only while the largest batch is not full and nobody's slack is eaten by it.
   if (options_.batch_delay_us > 0 && waiting < times_.rows(largest_bucket_)) {
@@ -414,6 +424,18 @@ std::vector<Request*> Scheduler::drain() {
   for (const auto& [deadline, request] : deadlines_) all.push_back(request);
   for (auto* request : all) erase(*request);
   return all;
+}
+
+void Scheduler::set_bound_us(std::int64_t us) {
+  if (us == options_.bound_us) return;
+  options_.bound_us = us;
+  for (const auto& [deadline, request] : deadlines_) {
+    auto& queue = tenant_of(*request).queue;
+    auto node = queue.extract(key_of(*request));
+    request->due = due_of(*request);
+    node.key() = key_of(*request);
+    queue.insert(std::move(node));
+  }
 }
 
 TimePoint Scheduler::next_deadline() const noexcept {

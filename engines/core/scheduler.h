@@ -30,6 +30,8 @@ struct SchedulerOptions {
   Discipline discipline = Discipline::kDeadline;
   int slots = 1;
   std::int64_t batch_delay_us = 0;
+  // Longest predicted time from arrival to answer that is admitted; 0: only deadlines bound it.
+  std::int64_t bound_us = 0;
   // Engine time a tenant may be ahead of the others before they go first: that of one full batch, at most this.
   std::int64_t quantum_us_max = 20'000;
   // A class with work that got no run for this long goes before the more urgent ones, for one run: strict priority
@@ -112,6 +114,11 @@ class Scheduler {
   // Bounds that an autopilot may move while requests wait.
   void set_batch_delay_us(std::int64_t us) noexcept { options_.batch_delay_us = us; }
   void set_largest_bucket(std::size_t index) noexcept { largest_bucket_ = index; }
+  // What waits is put in order by the new bound: else what came under a wider one would be passed by all that comes.
+  // O(n log n).
+  void set_bound_us(std::int64_t us);
+  // Slots that can be used at all, >= 1.
+  void set_slots(int slots) noexcept { options_.slots = slots; }
   const SchedulerOptions& options() const noexcept { return options_; }
 
  private:
@@ -128,6 +135,7 @@ class Scheduler {
     TimePoint passed_since;  // of a class with work: its last run, or when the work came
   };
   bool fifo() const noexcept { return options_.discipline == Discipline::kFifo; }
+  TimePoint due_of(const Request& request) const noexcept;
   int band_of(const Request& request) const noexcept;
   std::string_view payer_of(const Request& request) const noexcept;
   Tenant& tenant_of(const Request& request);

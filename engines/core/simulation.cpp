@@ -22,7 +22,15 @@ class Simulation {
         scheduler_(options.scheduler, times_),
         rng_(options.seed),
         slots_(static_cast<std::size_t>(options.scheduler.slots)),
-        outcomes_(requests.size()) {
+        pilot_({options.slo_p99_us,
+                options.slo_miss_rate,
+                options.bucket_rows,
+                {options.scheduler.batch_delay_us, static_cast<std::int64_t>(options.bucket_rows.size()) - 1,
+                 options.scheduler.slots, 0}},
+               options.autopilot, TimePoint{}),
+        setting_(pilot_.policy().most) {
+    report_.outcomes.resize(requests.size());
+    report_.policy = pilot_.policy();
     for (std::size_t b = 0; b < options.bucket_run_us.size(); ++b) times_.observe(b, options.bucket_run_us[b]);
     for (std::size_t i = 0; i < requests.size(); ++i) {
       auto request = std::make_unique<VirtualRequest>();
@@ -39,20 +47,22 @@ class Simulation {
     }
   }
 
-  std::vector<SimulatedOutcome> run() {
+  SimulationReport run() {
     std::size_t next = 0;
     while (next < requests_.size() || !idle() || !scheduler_.empty()) {
       auto now = TimePoint::max();
       if (next < requests_.size()) now = std::min(now, requests_[next]->arrival);
       for (const auto& slot : slots_) now = std::min(now, slot.requests.empty() ? TimePoint::max() : slot.end);
       now = std::min({now, wake_, scheduler_.next_deadline()});
+      if (options_.autopilot != AutopilotMode::kOff) now = std::min(now, pilot_.next_due());
       now_ = std::max(now_, now);
       finish_runs();
+      steer();
       for (; next < requests_.size() && requests_[next]->arrival <= now_; ++next) offer(*requests_[next]);
       expire();
       dispatch();
     }
-    return std::move(outcomes_);
+    return std::move(report_);
   }
 
  private:
@@ -66,7 +76,7 @@ class Simulation {
   static TimePoint at(std::int64_t us) { return TimePoint{} + std::chrono::microseconds(us); }
   static std::int64_t us(TimePoint t) { return microseconds_between(TimePoint{}, t); }
   SimulatedOutcome& outcome(const Request& request) {
-    return outcomes_[static_cast<const VirtualRequest&>(request).index];
+    return report_.outcomes[static_cast<const VirtualRequest&>(request).index];
   }
   bool idle() const {
     return std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.requests.empty(); });
@@ -75,6 +85,38 @@ class Simulation {
   void end(const Request& request, Reason reason) {
     outcome(request).reason = reason;
     outcome(request).end_us = us(now_);
+    const bool refused =
+        reason == Reason::kDeadlineUnmeetable || reason == Reason::kQueueFull || reason == Reason::kDeadlinePassed;
+    if (refused) ++counters_.refused;
+  }
+
+  // As the model does a few times a second.
+  void steer() {
+    if (options_.autopilot == AutopilotMode::kOff || !pilot_.is_due(now_)) return;
+    PilotView view{setting_, static_cast<std::int64_t>(scheduler_.size()), 0, {}};
+    view.wait_us = times_.backlog_us(scheduler_.rows()) / setting_.slots;
+    for (std::size_t b = 0; b < times_.size(); ++b) view.run_times.push_back(times_.run_time(b));
+    setting_ = pilot_.step(now_, counters_, std::move(view));
+    scheduler_.set_batch_delay_us(setting_.batch_delay_us);
+    scheduler_.set_largest_bucket(static_cast<std::size_t>(setting_.largest_bucket));
+    scheduler_.set_slots(static_cast<int>(setting_.slots));
+    scheduler_.set_bound_us(setting_.bound_us);
+    for (auto& record : pilot_.take_records()) report_.records.push_back(std::move(record));
+  }
+
+  int running() const {
+    return static_cast<int>(
+        std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.requests.empty(); }));
+  }
+
+  double slowdown() const {
+    double factor = 1;
+    for (const auto& change : options_.slowdowns) {
+      if (at(change.at_us) <= now_) factor = change.factor;
+    }
+    // Runs share the cores that there are, also with those that began before.
+    const int cores = options_.cores > 0 ? options_.cores : static_cast<int>(slots_.size());
+    return factor * std::max(1.0, static_cast<double>(running() + 1) / cores);
   }
 
   void offer(VirtualRequest& request) {
@@ -106,11 +148,13 @@ class Simulation {
     wake_ = TimePoint::max();
     for (auto& slot : slots_) {
       if (!slot.requests.empty()) continue;
+      if (running() >= setting_.slots) return;
       expire();
       auto next = scheduler_.next(now_);
       wake_ = std::min(wake_, next.wake);
       if (next.requests.empty()) return;
-      const double stretch = 1 + options_.noise * std::uniform_real_distribution<double>(0, 1)(rng_);
+      const double noise = 1 + options_.noise * std::uniform_real_distribution<double>(0, 1)(rng_);
+      const double stretch = noise * slowdown();
       const auto run_us = static_cast<std::int64_t>(static_cast<double>(options_.bucket_run_us[next.bucket]) * stretch);
       slot = {std::move(next.requests), next.bucket, now_, now_ + std::chrono::microseconds(run_us)};
       std::int64_t rows = 0;
@@ -125,8 +169,17 @@ class Simulation {
   void finish_runs() {
     for (auto& slot : slots_) {
       if (slot.requests.empty() || slot.end > now_) continue;
-      times_.observe(slot.bucket, microseconds_between(slot.start, slot.end));
-      for (const Request* request : slot.requests) outcome(*request).end_us = us(slot.end);
+      const auto run_us = microseconds_between(slot.start, slot.end);
+      times_.observe(slot.bucket, run_us);
+      ++counters_.runs;
+      counters_.busy_us += static_cast<std::uint64_t>(run_us);
+      for (const Request* request : slot.requests) {
+        outcome(*request).end_us = us(slot.end);
+        ++counters_.answered;
+        if (slot.end <= request->deadline) ++counters_.met;
+        counters_.rows += static_cast<std::uint64_t>(request->rows);
+        pilot_.record_answer(request->arrival, microseconds_between(request->arrival, slot.end));
+      }
       slot.requests.clear();
     }
   }
@@ -137,15 +190,17 @@ class Simulation {
   std::mt19937_64 rng_;
   std::vector<Slot> slots_;
   std::vector<std::unique_ptr<VirtualRequest>> requests_;
-  std::vector<SimulatedOutcome> outcomes_;
+  Pilot pilot_;
+  QueueSetting setting_;
+  PilotCounters counters_;
+  SimulationReport report_;
   TimePoint now_;
   TimePoint wake_ = TimePoint::max();
 };
 
 }  // namespace
 
-std::vector<SimulatedOutcome> simulate(const std::vector<SimulatedRequest>& requests,
-                                       const SimulationOptions& options) {
+SimulationReport simulate(const std::vector<SimulatedRequest>& requests, const SimulationOptions& options) {
   return Simulation(requests, options).run();
 }
 

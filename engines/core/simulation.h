@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "pilot.h"
 #include "scheduler.h"
 
 namespace starling {
@@ -28,16 +29,33 @@ struct SimulatedOutcome {
   std::int64_t batch_rows = 0;
 };
 
+// From `at_us` on, runs take `factor` times as long: a neighbour on the same machine comes or goes.
+struct Slowdown {
+  std::int64_t at_us = 0;
+  double factor = 1;
+};
+
 struct SimulationOptions {
   SchedulerOptions scheduler;
   std::vector<std::int64_t> bucket_rows;    // ascending
   std::vector<std::int64_t> bucket_run_us;  // true run time of each bucket
   double noise = 0;                         // runs take up to this share longer, uniformly
   std::uint64_t seed = 0;
+  int cores = 0;                    // runs side by side beyond these slow each other down; 0: as many as slots
+  std::vector<Slowdown> slowdowns;  // by time
+  AutopilotMode autopilot = AutopilotMode::kOff;
+  std::int64_t slo_p99_us = 0;
+  double slo_miss_rate = 0.01;
+};
+
+struct SimulationReport {
+  std::vector<SimulatedOutcome> outcomes;
+  AutopilotPolicy policy;
+  std::vector<PilotRecord> records;  // of all steps of the autopilot
 };
 
 // requests: by arrival; one that comes before its predecessor arrives with it. Returns one outcome each, in the same
 // order. Deterministic.
-std::vector<SimulatedOutcome> simulate(const std::vector<SimulatedRequest>& requests, const SimulationOptions& options);
+SimulationReport simulate(const std::vector<SimulatedRequest>& requests, const SimulationOptions& options);
 
 }  // namespace starling

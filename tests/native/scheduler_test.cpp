@@ -358,7 +358,7 @@ class Scenario {
 TEST(SchedulerScenarios, NothingExpiredRunsAndEveryRequestEndsOnce) {
   for (unsigned seed = 0; seed < 3000; ++seed) {
     Scenario scenario(seed);
-    const auto outcomes = simulate(scenario.requests, scenario.options);
+    const auto outcomes = simulate(scenario.requests, scenario.options).outcomes;
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       const auto& request = scenario.requests[i];
       const auto& outcome = outcomes[i];
@@ -377,7 +377,7 @@ TEST(SchedulerScenarios, NothingExpiredRunsAndEveryRequestEndsOnce) {
 TEST(SchedulerScenarios, NewestFrameOfAStreamNeverWaitsBehindAnOlderOne) {
   for (unsigned seed = 0; seed < 1000; ++seed) {
     Scenario scenario(seed);
-    const auto outcomes = simulate(scenario.requests, scenario.options);
+    const auto outcomes = simulate(scenario.requests, scenario.options).outcomes;
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       for (std::size_t j = i + 1; j < outcomes.size(); ++j) {
         const auto& a = scenario.requests[i];
@@ -393,7 +393,7 @@ TEST(SchedulerScenarios, NewestFrameOfAStreamNeverWaitsBehindAnOlderOne) {
 TEST(SchedulerScenarios, RequestRefusedByAnIdleMachineCouldNotHaveBeenMet) {
   for (unsigned seed = 0; seed < 1000; ++seed) {
     Scenario scenario(seed);
-    const auto outcomes = simulate(scenario.requests, scenario.options);
+    const auto outcomes = simulate(scenario.requests, scenario.options).outcomes;
     // The very first request meets an idle machine: it is refused only when even one run takes too long.
     const auto& first = scenario.requests.front();
     if (outcomes.front().reason == Reason::kDeadlineUnmeetable && outcomes.front().end_us == first.arrival_us) {
@@ -423,7 +423,7 @@ TEST(SchedulerScenarios, AdmittedIsAnsweredInTimeWhenRunsTakeWhatTheyAlwaysTake)
       request.tenant = 0;
       request.rows = 1;
     }
-    const auto outcomes = simulate(scenario.requests, scenario.options);
+    const auto outcomes = simulate(scenario.requests, scenario.options).outcomes;
     for (std::size_t i = 0; i < outcomes.size(); ++i) {
       ASSERT_NE(outcomes[i].reason, Reason::kDeadlinePassed) << "seed " << seed << " request " << i;
       if (outcomes[i].reason != Reason::kNone) continue;
@@ -437,7 +437,7 @@ TEST(SchedulerScenarios, WorkIsConserved) {
   for (unsigned seed = 0; seed < 1000; ++seed) {
     Scenario scenario(seed);
     scenario.options.scheduler.batch_delay_us = 0;
-    const auto outcomes = simulate(scenario.requests, scenario.options);
+    const auto outcomes = simulate(scenario.requests, scenario.options).outcomes;
     std::vector<std::int64_t> moments;
     for (const auto& request : scenario.requests) moments.push_back(request.arrival_us);
     for (const auto& outcome : outcomes) {
@@ -460,7 +460,7 @@ TEST(SchedulerScenarios, QuietTenantKeepsItsGoodputBesideAChattyOne) {
   for (std::int64_t at = 0; at < 20'000'000; at += 5'263) requests.push_back({at, at + 100'000, 0, 1, -1, 0, 1});
   for (std::int64_t at = 3'000; at < 20'000'000; at += 100'000) requests.push_back({at, at + 100'000, 0, 2, -1, 0, 1});
   std::sort(requests.begin(), requests.end(), [](const auto& a, const auto& b) { return a.arrival_us < b.arrival_us; });
-  const auto outcomes = simulate(requests, options);
+  const auto outcomes = simulate(requests, options).outcomes;
   double quiet = 0;
   double met = 0;
   double good = 0;
@@ -490,7 +490,7 @@ TEST(SchedulerScenarios, GoodputUnderOverloadIsCapacityAndFifoCollapses) {
       requests.push_back({static_cast<std::int64_t>(at), static_cast<std::int64_t>(at) + 100'000, 0, 0, -1, 0, 1});
     }
     const auto goodput = [&] {
-      const auto outcomes = simulate(requests, options);
+      const auto outcomes = simulate(requests, options).outcomes;
       double met = 0;
       for (std::size_t i = 0; i < requests.size(); ++i) {
         met += outcomes[i].reason == Reason::kNone && outcomes[i].end_us <= requests[i].deadline_us;

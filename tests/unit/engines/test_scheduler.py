@@ -189,7 +189,7 @@ def test_no_engine_is_idle_while_something_waits(scenario: Scenario) -> None:
 def test_fifo_refuses_nothing_for_time(scenario: Scenario) -> None:
     machine, arrivals = scenario
     endings = dataclasses.replace(machine, discipline="fifo").run(arrivals)
-    assert {ending.reason for ending in endings} <= {"OK", "QUEUE_FULL", "SUPERSEDED"}
+    assert {ending.reason for ending in endings} <= {"OK", "QUEUE_FULL"}
 
 
 def build_overload(load: float, run_us: int, runs: int, slots: int, seed: int, noise: float = 0.1) -> Scenario:

@@ -1,0 +1,21 @@
+// The autopilot as Python sees it: dictionaries of numbers that JSON can hold.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "pilot.h"
+
+namespace starling {
+
+// {"number", "seen", "before", "decision": {"setting", "reason", "text"}}
+nanobind::dict to_dict(const PilotRecord& record);
+nanobind::dict to_dict(const AutopilotPolicy& policy);
+nanobind::dict to_dict(const QueueSetting& setting);
+
+AutopilotMode autopilot_mode(const std::string& text);
+std::string_view name(AutopilotMode mode) noexcept;
+
+// Adds `autopilot_decide`, which replays one step.
+void bind_autopilot(nanobind::module_& m);
+
+}  // namespace starling
