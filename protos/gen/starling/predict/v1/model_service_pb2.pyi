@@ -163,7 +163,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def autopilot(self) -> Global___Autopilot:
-        """What keeps its latency objective; absent without an objective and unless ready."""
+        """What keeps its latency objective; absent without an objective and unless ready. Nodes do not fill it yet."""
 
     def __init__(
         self,
