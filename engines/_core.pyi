@@ -30,6 +30,14 @@ def autopilot_decide(policy: dict[str, Any], before: dict[str, Any], seen: dict[
     The dictionaries are those of a record; raises InvalidInput when one is not.
     """
 
+def admission_ns(*, queued: int, tenants: int = 1, cold: bool = False, runs: int = 1000) -> list[int]:
+    """
+    Nanoseconds of each of `runs` decisions about a request, every second one a refusal.
+
+    queued: requests that wait already, shared by `tenants`. cold: caches are used for something else in between,
+    as a convnet does. Releases the GIL. Raises InvalidInput.
+    """
+
 def ssim(a: numpy.typing.NDArray[numpy.uint8], b: numpy.typing.NDArray[numpy.uint8]) -> float:
     """
     Returns the mean structural similarity of two uint8[H, W] planes of one shape; 1.0 when identical.
@@ -45,6 +53,12 @@ def small_luma(frame: numpy.typing.NDArray[numpy.uint8]) -> numpy.typing.NDArray
 def read_graph(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """
     Returns the inputs and outputs of an ONNX or OpenVINO file, `dims` with the batch. Raises CorruptModel.
+    """
+
+def bare_rows_per_s(path: str, *, rows: int, seconds: float) -> float:
+    """
+    Returns rows per second of the OpenVINO engine in a loop with nothing around it, in batches of `rows` on one
+    thread. Releases the GIL. Raises CorruptModel, InvalidConfig or EngineFailed.
     """
 
 def reasons() -> list[str]:

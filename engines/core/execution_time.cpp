@@ -12,8 +12,9 @@ constexpr std::size_t kStaleAfter = 2048;
 
 }  // namespace
 
-ExecutionTime::ExecutionTime(std::span<const std::int64_t> buckets) : buckets_(buckets.size()) {
-  for (std::size_t i = 0; i < buckets.size(); ++i) buckets_[i].rows = buckets[i];
+ExecutionTime::ExecutionTime(std::span<const std::int64_t> buckets)
+    : estimates_(buckets.size()), buckets_(buckets.size()) {
+  for (std::size_t i = 0; i < buckets.size(); ++i) estimates_[i].rows = buckets[i];
 }
 
 void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
@@ -29,20 +30,21 @@ void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
 // From the largest bucket down: one without a window of its own recent runs takes no longer than the next larger one,
 // in which its rows would fit as well.
 void ExecutionTime::reconcile() {
-  const Bucket* larger = nullptr;
-  for (auto it = buckets_.rbegin(); it != buckets_.rend(); ++it) {
-    if (it->count == 0) continue;
-    it->now = it->own;
-    const bool proven = it->count >= kWindow && runs_ - it->latest < kStaleAfter;
+  const RunTime* larger = nullptr;
+  for (auto i = buckets_.size(); i-- > 0;) {
+    const auto& bucket = buckets_[i];
+    if (bucket.count == 0) continue;
+    auto& now = estimates_[i].now;
+    now = bucket.own;
+    const bool proven = bucket.count >= kWindow && runs_ - bucket.latest < kStaleAfter;
     if (larger != nullptr && !proven) {
-      it->now.median_us = std::min(it->now.median_us, larger->now.median_us);
-      it->now.high_us = std::min(it->now.high_us, larger->now.high_us);
+      now = {std::min(now.median_us, larger->median_us), std::min(now.high_us, larger->high_us)};
     }
-    larger = &*it;
+    larger = &now;
   }
 }
 
-void ExecutionTime::estimate(Bucket& bucket) const {
+void ExecutionTime::estimate(Bucket& bucket) {
   auto sorted = bucket.window;
   const auto n = std::min(bucket.count, kWindow);
   const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(n);
@@ -51,20 +53,20 @@ void ExecutionTime::estimate(Bucket& bucket) const {
 }
 
 std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
-  for (std::size_t i = 0; i < buckets_.size(); ++i) {
-    if (buckets_[i].rows >= rows) return i;
+  for (std::size_t i = 0; i < estimates_.size(); ++i) {
+    if (estimates_[i].rows >= rows) return i;
   }
-  return buckets_.size() - 1;
+  return estimates_.size() - 1;
 }
 
 // The least time over ways to cut the rows into whole batches of one size and one batch for the rest.
 std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept {
   if (rows <= 0) return 0;
   std::int64_t best = -1;
-  for (const auto& bucket : buckets_) {
+  for (const auto& bucket : estimates_) {
     const auto whole = rows / bucket.rows;
     const auto rest = rows % bucket.rows;
-    const auto rest_us = rest == 0 ? 0 : buckets_[bucket_for(rest)].now.*quantile;
+    const auto rest_us = rest == 0 ? 0 : estimates_[bucket_for(rest)].now.*quantile;
     const auto us = whole * bucket.now.*quantile + rest_us;
     if (best < 0 || us < best) best = us;
   }
@@ -72,9 +74,9 @@ std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime:
 }
 
 std::int64_t ExecutionTime::gain_us() const noexcept {
-  const auto& smallest = buckets_.front();
+  const auto& smallest = estimates_.front();
   auto best = smallest.now.median_us / smallest.rows;
-  for (const auto& bucket : buckets_) best = std::min(best, bucket.now.median_us / bucket.rows);
+  for (const auto& bucket : estimates_) best = std::min(best, bucket.now.median_us / bucket.rows);
   return smallest.now.median_us / smallest.rows - best;
 }
 

@@ -27,9 +27,9 @@ class ExecutionTime {
 
   void observe(std::size_t bucket, std::int64_t run_us);
 
-  RunTime run_time(std::size_t bucket) const noexcept { return buckets_[bucket].now; }
-  std::int64_t rows(std::size_t bucket) const noexcept { return buckets_[bucket].rows; }
-  std::size_t size() const noexcept { return buckets_.size(); }
+  RunTime run_time(std::size_t bucket) const noexcept { return estimates_[bucket].now; }
+  std::int64_t rows(std::size_t bucket) const noexcept { return estimates_[bucket].rows; }
+  std::size_t size() const noexcept { return estimates_.size(); }
 
   // Smallest bucket that holds `rows`; the largest when none does.
   std::size_t bucket_for(std::int64_t rows) const noexcept;
@@ -45,19 +45,23 @@ class ExecutionTime {
   std::int64_t cautious_backlog_us(std::int64_t rows) const noexcept;
 
  private:
-  struct Bucket {
+  // What admission reads for every request, apart from the windows: a few lines of cache.
+  struct Estimate {
     std::int64_t rows = 1;
+    RunTime now;  // what is believed
+  };
+  struct Bucket {
     std::array<std::int64_t, kWindow> window{};
     std::size_t count = 0;   // runs ever seen
     std::size_t latest = 0;  // number of its last run among those of all buckets
     RunTime own;             // of its window
-    RunTime now;             // what is believed
   };
 
-  void estimate(Bucket& bucket) const;
+  static void estimate(Bucket& bucket);
   void reconcile();
   std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
 
+  std::vector<Estimate> estimates_;
   std::vector<Bucket> buckets_;
   std::size_t runs_ = 0;  // of all buckets
 };

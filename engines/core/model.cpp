@@ -138,20 +138,20 @@ void Model::free_in(TimePoint now, std::vector<std::int64_t>& out) const {
   }
 }
 
-// With mutex_ held: refuses, queues, or takes a slot for the request to run at once.
-Admission Model::admit(Request& request, TimePoint now, int& slot) {
+// With mutex_ held: refuses, queues, or takes a slot for the request to run at once. `closed`: why no request is taken.
+Admission Model::admit(Request& request, TimePoint now, int& slot, Status& closed) {
   Admission admission;
   if (!admitting_) {
-    admission.refusal = {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
+    closed = {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
     return admission;
   }
   if (failures_in_a_row_ >= kFailuresMax) {
     if (now - last_try_ < kTryAgainAfter) {
-      admission.refusal = {Reason::kModelNotReady,
-                           label(config_) + " failed " + std::to_string(failures_in_a_row_) +
-                               " times in a row and is tried again every second; send to another node",
-                           1'000'000,
-                           {{"model", config_.name}}};
+      closed = {Reason::kModelNotReady,
+                label(config_) + " failed " + std::to_string(failures_in_a_row_) +
+                    " times in a row and is tried again every second; send to another node",
+                1'000'000,
+                {{"model", config_.name}}};
       return admission;
     }
     last_try_ = now;
@@ -172,10 +172,13 @@ Admission Model::offer(Request& request, TimePoint now) {
   auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
   if (admission.refusal.ok()) call_worker();
-  for (auto* status : {&admission.refusal, &admission.displacement}) {
-    if (!status->ok()) status->message = label(config_) + ": " + status->message;
-  }
   return admission;
+}
+
+Status Model::explain_to(const Request& request, const Refusal& refusal) const {
+  auto status = explain(refusal, request, config_.queue);
+  status.message = label(config_) + ": " + status.message;
+  return status;
 }
 
 // With mutex_ held: true when the request goes on to admission; otherwise it waits for its turn, or the refusal says
@@ -225,8 +228,10 @@ void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
       continue;
     }
     auto admission = offer(request, now);
-    if (admission.displaced != nullptr) refused.emplace_back(admission.displaced, std::move(admission.displacement));
-    if (!admission.refusal.ok()) refused.emplace_back(&request, std::move(admission.refusal));
+    if (auto* displaced = admission.displaced) {
+      refused.emplace_back(displaced, explain_to(*displaced, admission.displacement));
+    }
+    if (!admission.refusal.ok()) refused.emplace_back(&request, explain_to(request, admission.refusal));
   }
 }
 
@@ -251,12 +256,13 @@ void Model::submit(Request& request) {
   }
   {
     const std::lock_guard lock(mutex_);
-    if (enter_sequence(request, now, admission.refusal)) admission = admit(request, now, slot);
+    if (enter_sequence(request, now, status)) admission = admit(request, now, slot, status);
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
   if (admission.superseded != nullptr) supersede(*admission.superseded);
-  if (admission.displaced != nullptr) refuse(*admission.displaced, std::move(admission.displacement));
-  if (!admission.refusal.ok()) return refuse(request, std::move(admission.refusal));
+  if (auto* displaced = admission.displaced) refuse(*displaced, explain_to(*displaced, admission.displacement));
+  if (!status.ok()) return refuse(request, std::move(status));
+  if (!admission.refusal.ok()) return refuse(request, explain_to(request, admission.refusal));
   if (slot >= 0) run(slot, {&request});
 }
 

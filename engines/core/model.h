@@ -80,7 +80,8 @@ class Model {
 
   int take_slot(std::size_t bucket, TimePoint now);
   void call_worker();
-  Admission admit(Request& request, TimePoint now, int& slot);
+  Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
+  Status explain_to(const Request& request, const Refusal& refusal) const;
   Admission offer(Request& request, TimePoint now);
   bool enter_sequence(Request& request, TimePoint now, Status& refusal);
   void take_turns(TimePoint now, std::vector<Refused>& refused);

@@ -11,7 +11,9 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "admission_probe.h"
 #include "autopilot_binding.h"
+#include "bare_loop.h"
 #include "luma.h"
 #include "model_registry.h"
 #include "openvino_graph.h"
@@ -397,6 +399,19 @@ NB_MODULE(_core, m) {
         "slowdowns: from a time on, runs take a factor as long.");
   bind_autopilot(m);
   m.def(
+      "admission_ns",
+      [](int queued, int tenants, bool cold, int runs) {
+        if (queued < 0 || tenants < 1 || runs < 1) {
+          raise(Reason::kInvalidInput, "queued must be at least 0, tenants and runs at least 1");
+        }
+        const nb::gil_scoped_release released;
+        return admission_ns({queued, tenants, cold}, runs);
+      },
+      nb::kw_only(), "queued"_a, "tenants"_a = 1, "cold"_a = false, "runs"_a = 1000,
+      "Nanoseconds of each of `runs` decisions about a request, every second one a refusal.\n\n"
+      "queued: requests that wait already, shared by `tenants`. cold: caches are used for something else in between,\n"
+      "as a convnet does. Releases the GIL. Raises InvalidInput.");
+  m.def(
       "ssim",
       [](const Plane& a, const Plane& b) {
         const nb::gil_scoped_release released;
@@ -422,6 +437,10 @@ NB_MODULE(_core, m) {
       },
       "path"_a, nb::sig("def read_graph(path: str) -> tuple[list[TensorSpec], list[TensorSpec]]"),
       "Returns the inputs and outputs of an ONNX or OpenVINO file, `dims` with the batch. Raises CorruptModel.");
+  m.def("bare_rows_per_s", &bare_rows_per_s, "path"_a, nb::kw_only(), "rows"_a, "seconds"_a,
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Returns rows per second of the OpenVINO engine in a loop with nothing around it, in batches of `rows` on one\n"
+        "thread. Releases the GIL. Raises CorruptModel, InvalidConfig or EngineFailed.");
   m.def(
       "reasons",
       [] {

@@ -19,6 +19,32 @@ bool same_shapes(const Request& a, const Request& b) noexcept {
                     });
 }
 
+Status explain(const Refusal& refusal, const Request& request, const QueueBounds& bounds) {
+  Status status{refusal.reason, {}, refusal.retry_delay_us, {}};
+  switch (refusal.reason) {
+    case Reason::kQueueFull:
+      status.message = "the queue is full: " + std::to_string(refusal.queued) + " requests and " +
+                       std::to_string(refusal.queued_bytes) + " bytes wait, at most " +
+                       std::to_string(bounds.requests_max) + " and " + std::to_string(bounds.bytes_max) +
+                       "; retry after the delay or on another node";
+      break;
+    case Reason::kSuperseded:
+      status.message = "sequence " + std::to_string(request.sequence) + " of stream \"" + request.stream_id +
+                       "\" is older than one that waits; send newer frames only";
+      return status;
+    default:
+      status.message =
+          "an answer is predicted in " + std::to_string(refusal.predicted_us) + " us, " +
+          std::to_string(refusal.left_us) +
+          (request.due < request.deadline ? " us are left by the model's latency objective" : " us are left") +
+          "; allow more time, a smaller model or another node";
+  }
+  status.facts = {{"predicted_us", std::to_string(refusal.predicted_us)},
+                  {"left_us", std::to_string(refusal.left_us)},
+                  {"queued", std::to_string(refusal.queued)}};
+  return status;
+}
+
 Scheduler::Scheduler(const SchedulerOptions& options, const ExecutionTime& times)
     : options_(options), times_(times), largest_bucket_(times.size() - 1) {}
 
@@ -115,32 +141,15 @@ bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving,
   return false;
 }
 
-Status Scheduler::refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const {
-  const auto left_us = microseconds_between(now, request.due);
-  Status status{reason, {}, 0, {}};
-  switch (reason) {
-    case Reason::kQueueFull:
-      status.message = "the queue is full: " + std::to_string(size_) + " requests and " + std::to_string(size_bytes_) +
-                       " bytes wait, at most " + std::to_string(options_.bounds.requests_max) + " and " +
-                       std::to_string(options_.bounds.bytes_max) + "; retry after the delay or on another node";
-      status.retry_delay_us = std::max<std::int64_t>(1000, times_.backlog_us(rows_) / options_.slots);
-      break;
-    case Reason::kSuperseded:
-      status.message = "sequence " + std::to_string(request.sequence) + " of stream \"" + request.stream_id +
-                       "\" is older than one that waits; send newer frames only";
-      return status;
-    default:
-      status.message =
-          "an answer is predicted in " + std::to_string(predicted_us) + " us, " + std::to_string(left_us) +
-          (request.due < request.deadline ? " us are left by the model's latency objective" : " us are left") +
-          "; allow more time, a smaller model or another node";
-      // After this the same budget would be enough, if nobody else asked meanwhile.
-      status.retry_delay_us = std::max<std::int64_t>(1000, predicted_us - std::max<std::int64_t>(0, left_us));
+Refusal Scheduler::refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const {
+  Refusal refusal{reason, 0, predicted_us, microseconds_between(now, request.due), size_, size_bytes_};
+  if (reason == Reason::kQueueFull) {
+    refusal.retry_delay_us = std::max<std::int64_t>(1000, times_.backlog_us(rows_) / options_.slots);
+  } else if (reason == Reason::kDeadlineUnmeetable) {
+    // After this the same budget would be enough, if nobody else asked meanwhile.
+    refusal.retry_delay_us = std::max<std::int64_t>(1000, predicted_us - std::max<std::int64_t>(0, refusal.left_us));
   }
-  status.facts = {{"predicted_us", std::to_string(predicted_us)},
-                  {"left_us", std::to_string(left_us)},
-                  {"queued", std::to_string(size_)}};
-  return status;
+  return refusal;
 }
 
 bool Scheduler::is_full_for(const Request& request, const Request* leaving) const noexcept {
@@ -169,7 +178,7 @@ bool Scheduler::may_probe(TimePoint now, bool idle) const noexcept {
   return idle && empty() && microseconds_between(last_start_, now) > options_.probe_after_us;
 }
 
-Status Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& predicted_us) {
+Refusal Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& predicted_us) {
   request.due = request.deadline;  // a bound is never below one run
   predicted_us = times_.run_time(times_.bucket_for(request.rows)).high_us;
   if (!fifo() && now + std::chrono::microseconds(predicted_us) > request.deadline && !may_probe(now, true)) {

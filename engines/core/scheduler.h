@@ -42,12 +42,26 @@ struct SchedulerOptions {
   std::int64_t probe_after_us = 500'000;
 };
 
+// Why a request is not taken, in numbers: deciding is quick and under a lock, the text for people is made later.
+struct Refusal {
+  Reason reason = Reason::kNone;
+  std::int64_t retry_delay_us = 0;
+  std::int64_t predicted_us = 0;
+  std::int64_t left_us = 0;
+  std::size_t queued = 0;
+  std::uint64_t queued_bytes = 0;
+  bool ok() const noexcept { return reason == Reason::kNone; }
+};
+
+// What to tell the request.
+Status explain(const Refusal& refusal, const Request& request, const QueueBounds& bounds);
+
 // What became of an offer.
 struct Admission {
-  Status refusal;                 // ok: the scheduler holds the request
+  Refusal refusal;                // ok: the scheduler holds the request
   Request* superseded = nullptr;  // an older frame of the same stream that left the queue for this one
   Request* displaced = nullptr;   // one that left a full queue for this one
-  Status displacement;            // what to tell it
+  Refusal displacement;           // why it left
   std::int64_t predicted_us = 0;  // predicted completion, from now
 };
 
@@ -89,7 +103,7 @@ class Scheduler {
   Admission offer(Request& request, TimePoint now, std::span<const std::int64_t> free_in_us);
 
   // The check of `offer` without queueing, for a request that would run at once on an idle slot.
-  Status check_alone(Request& request, TimePoint now, std::int64_t& predicted_us);
+  Refusal check_alone(Request& request, TimePoint now, std::int64_t& predicted_us);
 
   // Moves out what is cancelled, what has a deadline that is not after `now`, and what can not be met any more.
   Purged purge(TimePoint now);
@@ -147,7 +161,7 @@ class Scheduler {
   std::int64_t rows_ahead(const Request& request, const Request* leaving) const;
   std::int64_t share_us(std::int64_t us) const noexcept;
   bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us, TimePoint now) const;
-  Status refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
+  Refusal refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
   bool is_full_for(const Request& request, const Request* leaving) const noexcept;
   Request* crowding_out(const Request& request) const;

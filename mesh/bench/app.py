@@ -12,6 +12,7 @@ from typing import ClassVar
 from rich.console import Console
 
 from mesh.bench import (
+    admission,
     control,
     detector,
     frame_cache,
@@ -39,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "open_inference": open_inference.run,
     "goodput": goodput.run,
     "tenants": tenants.run,
+    "admission": admission.run,
     "frame_cache": frame_cache.run,
     "mesh": mesh.run,
     "control": control.run,
