@@ -119,6 +119,11 @@ class ModelConfig:
         return tuple(sorted({1, *self.preferred_batch_sizes, self.max_batch_size or 1}))
 
     @property
+    def default_class(self) -> int:
+        """Returns the priority class of requests that name none: level 1 is class 3, level 4 is class 0."""
+        return 4 - self.default_priority_level if self.default_priority_level else 0
+
+    @property
     def batched(self) -> bool:
         """Returns whether tensors have a batch dimension before `dims`."""
         return self.max_batch_size > 0

@@ -236,6 +236,7 @@ void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
 }
 
 void Model::submit(Request& request) {
+  if (request.priority == 0) request.priority = config_.default_priority;
   auto status = check_request(config_, request);
   if (status.ok() && sequences_) status = check_step(config_, request);
   if (request.deadline == TimePoint::max()) {

@@ -36,6 +36,7 @@ struct ModelConfig {
   bool batched = true;
   SequenceOptions sequences;
   std::map<std::string, std::vector<std::string>> labels;  // of the classes of an output, by its name
+  std::int32_t default_priority = 0;                       // of requests that name none
 
   bool is_stateful() const noexcept { return !sequences.states.empty(); }
 };

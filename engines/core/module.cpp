@@ -480,7 +480,8 @@ NB_MODULE(_core, m) {
              float score_threshold, float iou_threshold, std::int64_t identity_delay_us,
              std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us,
              std::int64_t response_cache_us, std::vector<StateSpec> states, std::int64_t sequence_idle_us,
-             std::size_t sequences_max, bool batched, std::map<std::string, std::vector<std::string>> labels) {
+             std::size_t sequences_max, bool batched, std::map<std::string, std::vector<std::string>> labels,
+             std::int32_t default_priority) {
             const auto which = discipline(order);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
@@ -503,7 +504,8 @@ NB_MODULE(_core, m) {
                                    identity_fail_every,
                                    batched,
                                    {std::move(states), sequence_idle_us, sequences_max},
-                                   std::move(labels)};
+                                   std::move(labels),
+                                   default_priority};
           },
           nb::kw_only(), "name"_a, "version"_a, "backend"_a, "path"_a = "", "inputs"_a, "outputs"_a,
           "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
@@ -512,6 +514,7 @@ NB_MODULE(_core, m) {
           "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
           "response_cache_us"_a = 0, "states"_a = std::vector<StateSpec>{}, "sequence_idle_us"_a = 1'000'000,
           "sequences_max"_a = 1024, "batched"_a = true, "labels"_a = std::map<std::string, std::vector<std::string>>{},
+          "default_priority"_a = 0,
           "batched: false when tensors have no batch dimension; dims are then whole shapes. "
           "labels: of the classes of an output, by its name. "
           "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")

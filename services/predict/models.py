@@ -91,6 +91,7 @@ def native_config(found: ModelVersion, labels: Sequence[str] = ()) -> NativeConf
         identity_delay_us=config.identity_delay_us,
         identity_fail_every=config.identity_fail_every,
         batched=config.batched,
+        default_priority=config.default_class,
         labels={labelled: list(labels)} if labels else {},
         states=[
             StateSpec(TensorSpec(one.input_name, str(one.data_type), list(one.dims)), one.output_name)

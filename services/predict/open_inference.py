@@ -22,6 +22,7 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",
+    "schedule_policy",
     "sequence",
     "statistics",
     "system_shared_memory",

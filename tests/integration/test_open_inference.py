@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import openvino as ov
 import pytest
 from starling.inference import open_inference_pb2 as pb
 from starling.inference.model_config_pb2 import TYPE_FP32, ModelConfig
@@ -34,6 +35,45 @@ def populate(root: Path) -> Path:
     (root / "bare" / "1").mkdir(parents=True)
     (root / "bare" / "1" / "model.onnx").write_bytes(build_plus_one())
     return root
+
+
+def test_a_repository_for_triton_is_served_as_it_is(start_node: StartNode, tmp_path: Path) -> None:
+    root = tmp_path / "triton"
+    for model in ("onnx", "ir", "bare"):
+        (root / model / "1").mkdir(parents=True)
+        (root / model / "1" / "model.onnx").write_bytes(build_plus_one())
+    graph = ov.Core().read_model(root / "ir" / "1" / "model.onnx")
+    (root / "ir" / "1" / "model.onnx").unlink()
+    ov.save_model(graph, root / "ir" / "1" / "model.xml", compress_to_fp16=False)
+    (root / "onnx" / "config.pbtxt").write_text(
+        'name: "onnx" platform: "onnxruntime_onnx" max_batch_size: 8\n'
+        'input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]\n'
+        'output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]\n'
+        "instance_group [ { kind: KIND_CPU } ] dynamic_batching { max_queue_delay_microseconds: 100 }\n"
+    )
+    (root / "ir" / "config.pbtxt").write_text('backend: "openvino" max_batch_size: 0\n')
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    node = start_node(root)
+    assert sorted(node.models) == ["bare:1", "ir:1", "onnx:1"]
+    assert "model ir:1 has no manifest: its files are served unchecked" in node.log
+    with node.connect() as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for model in ("onnx", "ir", "bare"):
+            request = pb.ModelInferRequest(model_name=model)
+            request.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
+            answer = stub.ModelInfer(request, timeout=20)
+            assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 3, 4]
+        (ir,) = stub.ModelMetadata(pb.ModelMetadataRequest(name="ir"), timeout=20).outputs
+        assert (ir.name, list(ir.shape)) == ("y", [-1, 3])
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_a_node_may_insist_on_manifests(start_node: StartNode, tmp_path: Path) -> None:
+    root = populate(tmp_path / "models")
+    node = start_node(root, "--require-manifests")
+    assert "bare:1" not in node.models
+    assert "plus-one:1" in node.models
+    assert "a version is only loaded with its manifest" in node.log
 
 
 @pytest.fixture(scope="module")

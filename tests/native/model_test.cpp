@@ -122,6 +122,23 @@ TEST(Model, QuickRunStaysOnTheCallersThreadUnlessOthersComeWithIt) {
   }
 }
 
+TEST(Model, RequestsWithoutAPriorityGetTheModelsOwn) {
+  auto config = echo_config();
+  config.default_priority = 2;
+  auto model = make(config);
+  TestRequest silent(1, 1, 0);
+  TestRequest urgent(1, 1, 0);
+  urgent.priority = 3;
+  for (auto* request : {&silent, &urgent}) {
+    request->deadline = Clock::now() + std::chrono::seconds(10);
+    model->submit(*request);
+    ASSERT_TRUE(request->wait().status.ok());
+  }
+  EXPECT_EQ(model->stats().classes[0].met.load(), 0U);
+  EXPECT_EQ(model->stats().classes[2].met.load(), 1U);
+  EXPECT_EQ(model->stats().classes[3].met.load(), 1U);
+}
+
 TEST(Model, FullQueueRefusesWithADelay) {
   auto config = echo_config();
   config.identity_delay_us = 50'000;

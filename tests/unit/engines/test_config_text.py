@@ -205,7 +205,7 @@ def test_a_configuration_for_triton_means_the_same_here() -> None:
     )
     assert (config.name, config.backend, config.model_filename) == ("resnet", "openvino", "resnet.onnx")
     assert (config.version_numbers, config.inputs[0].format) == ((3, 1), "FORMAT_NCHW")
-    assert (config.priority_levels, config.default_priority_level) == (2, 2)
+    assert (config.priority_levels, config.default_priority_level, config.default_class) == (2, 2, 2)
     assert (config.queue_max, config.response_cache_ms, config.threads) == (1 << 20, 10_000, 2)
 
 
