@@ -66,7 +66,7 @@ def test_tensors_pass_through_shared_memory_both_ways(channel: grpc.Channel, mem
     pixels = np.frombuffer(memory.buf, np.uint8)
     pixels[PAGE : PAGE + FRAME] = frame
     answer = infer(channel, frame_request(place(FRAME, PAGE), place(FRAME, PAGE + FRAME)))
-    assert not answer.raw_output_contents
+    assert list(answer.raw_output_contents) == [b""]
     parameters = answer.outputs[0].parameters
     assert parameters["shared_memory_region"].string_param == "r"
     assert parameters["shared_memory_byte_size"].int64_param == FRAME

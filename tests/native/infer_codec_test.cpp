@@ -326,7 +326,8 @@ TEST_F(InferAnswer, SaysWhereInSharedMemoryAnOutputLies) {
   RequestView request;
   request.outputs.push_back({"a", 0, RegionRange{"r", 0, 100}});
   const auto message = fields(encode(request));
-  ASSERT_EQ(message.size(), 3U);  // no raw element
+  ASSERT_EQ(message.size(), 4U);
+  EXPECT_EQ(message[3], (std::pair<std::uint32_t, std::string>{6, ""}));  // clients count on one for each output
   const auto tensor = fields(message[2].second);
   ASSERT_EQ(tensor.size(), 6U);
   EXPECT_EQ(fields(tensor[4].second)[0].second, "shared_memory_byte_size");

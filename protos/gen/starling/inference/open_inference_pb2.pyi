@@ -707,7 +707,7 @@ class ModelInferResponse(_message.Message):
 
     @_builtins.property
     def raw_output_contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Elements of the outputs in their order without those in shared memory, as in `raw_input_contents`."""
+        """Elements of the outputs in their order, as in `raw_input_contents`; empty for those in shared memory."""
 
     def __init__(
         self,
