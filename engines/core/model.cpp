@@ -169,6 +169,9 @@ Admission Model::offer(Request& request, TimePoint now) {
   thread_local std::vector<std::int64_t> busy;
   busy.clear();
   free_in(now, busy);
+  // One that hangs is no slot until the engine gives it back.
+  const auto hung = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.abandoned; });
+  scheduler_.set_slots(std::max(1, static_cast<int>(std::ssize(slots_) - hung)));
   auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
   if (admission.refusal.ok()) call_worker();

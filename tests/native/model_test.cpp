@@ -89,7 +89,7 @@ class TinyEngine final : public Engine {
   explicit TinyEngine(Signature signature) : inner_(std::move(signature), {}) {}
   std::string kind() const override { return "tiny"; }
   const Signature& signature() const noexcept override { return inner_.signature(); }
-  int slots() const noexcept override { return 1; }
+  int slots() const noexcept override { return inner_.slots(); }
   void submit(Batch& batch, Done done) override {
     const auto end = Clock::now() + std::chrono::microseconds(15);
     while (Clock::now() < end) {
@@ -189,8 +189,8 @@ TEST(Model, ShapesThatNoMemoryHoldsAreRefusedBeforeServing) {
 // Runs take as long as the test says, whatever they took before.
 class SettableEngine final : public Engine {
  public:
-  SettableEngine(Signature signature, std::atomic<std::int64_t>& run_us)
-      : inner_(std::move(signature), {}), run_us_(run_us) {}
+  SettableEngine(Signature signature, std::atomic<std::int64_t>& run_us, int slots = 1)
+      : inner_(std::move(signature), IdentityEngine::Options{slots, 0, 0}), run_us_(run_us) {}
   std::string kind() const override { return "settable"; }
   const Signature& signature() const noexcept override { return inner_.signature(); }
   int slots() const noexcept override { return 1; }
@@ -293,6 +293,37 @@ TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {
   model->submit(back);
   EXPECT_TRUE(back.wait().status.ok());
   EXPECT_EQ(hung.completions, 1);
+}
+
+TEST(Model, HungSlotIsNotCountedOnWhenRequestsAreAdmitted) {
+  std::atomic<std::int64_t> run_us = 60'000;
+  auto config = echo_config();
+  config.watchdog_us = 300'000;
+  config.instances = 2;
+  config.buckets = {1};
+  Model model(config, std::make_unique<SettableEngine>(config.signature, run_us, 2));
+  model.warm_up();
+  run_us = 4'000'000;
+  TestRequest hung;
+  model.submit(hung);
+  EXPECT_EQ(hung.wait().status.reason, Reason::kEngineFailed);
+  run_us = 60'000;
+  const auto until = Clock::now() + std::chrono::seconds(3);
+  while (!model.healthy() && Clock::now() < until) {  // the other slot answers, as soon as one is let through
+    TestRequest probe;
+    model.submit(probe);
+    probe.wait();
+    std::this_thread::yield();
+  }
+  TestRequest running;
+  model.submit(running);
+  while (model.queued() != 0) std::this_thread::yield();
+  TestRequest next;
+  next.deadline = Clock::now() + milliseconds(90);  // for one run, not for two
+  model.submit(next);
+  ASSERT_TRUE(next.done());
+  EXPECT_EQ(next.wait().status.reason, Reason::kDeadlineUnmeetable);
+  EXPECT_TRUE(running.wait().status.ok());
 }
 
 TEST(Model, NewerFrameAnswersTheOlderOneAsSuperseded) {
