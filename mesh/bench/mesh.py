@@ -1,8 +1,9 @@
 """Three nodes of which the near one slows down eightfold and recovers: four ways to choose between them.
 
-One edge node and two cloud nodes 30 and 60 ms away, two requests at a time of 10 ms each; 120 requests a second, sent
-whether or not earlier ones were answered. At 6 s the edge needs 80 ms, so that it can do a fifth of what it is asked;
-at 14 s it needs 10 ms again. The others are plain Envoy before nodes with the usual long queue.
+One edge node that computes two requests at a time and two cloud nodes that compute eight, 30 and 60 ms away; each
+takes 10 ms. 120 requests a second are sent, whether or not earlier ones were answered. At 6 s the edge needs 80 ms, so
+that it can do a fifth of what it is asked; at 14 s it needs 10 ms again. The others are plain Envoy before nodes with
+the usual long queue; with ours, half as many requests may wait at a node as it computes at once.
 """
 
 from __future__ import annotations
@@ -42,21 +43,27 @@ _WINDOWS = {
     "slow 3+ s": (_SLOW_S + 3, _RECOVER_S),
     "after 4+ s": (_RECOVER_S + 4, _END_S),
 }
-_LONG_QUEUE, _SHORT_QUEUE = 2000, 1
+_LONG_QUEUE = 2000
+_EDGE_WORKERS, _CLOUD_WORKERS = 2, 8
+_CLOUD_VERSION, _SLOW_VERSION = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Contender:
     name: str
     flags: tuple[str, ...]
-    queue_max: int
+    bounded: bool = False
+
+    def queue_max(self, workers: int) -> int:
+        """Returns how many requests may wait at a node."""
+        return workers // 2 if self.bounded else _LONG_QUEUE
 
 
 _CONTENDERS = (
-    _Contender("round robin", ("--balancer", "round_robin", "--equal-weights"), _LONG_QUEUE),
-    _Contender("least request", ("--balancer", "least_request", "--equal-weights"), _LONG_QUEUE),
-    _Contender("ring hash", ("--balancer", "ring_hash", "--equal-weights"), _LONG_QUEUE),
-    _Contender("Starling", (), _SHORT_QUEUE),
+    _Contender("round robin", ("--balancer", "round_robin", "--equal-weights")),
+    _Contender("least request", ("--balancer", "least_request", "--equal-weights")),
+    _Contender("ring hash", ("--balancer", "ring_hash", "--equal-weights")),
+    _Contender("Starling", (), bounded=True),
 )
 
 
@@ -104,7 +111,7 @@ async def run(rig: Rig) -> Result:
 
 async def _play(folder: Path, contender: _Contender) -> tuple[Sequence[_Answer], float, int]:
     repository = folder / "models"
-    _write_model(repository, 1, 10, contender.queue_max)
+    _write_model(repository, 1, 10, _EDGE_WORKERS, contender)
     plan = MeshPlan(
         gateway=Address("127.0.0.1", 0),
         repository=repository,
@@ -119,7 +126,10 @@ async def _play(folder: Path, contender: _Contender) -> tuple[Sequence[_Answer],
         mesh = await start_mesh(supervisor, plan)
         for i, rtt_ms in enumerate(_FAR_MS):
             mesh.delays[f"cloud-{i + 1}"].send_line(f"rtt_ms {rtt_ms}")
-        _write_model(repository, 2, 80, contender.queue_max)
+        _write_model(repository, _CLOUD_VERSION, 10, _CLOUD_WORKERS, contender)
+        for node in mesh.nodes[1:]:
+            await _load(node.grpc, _CLOUD_VERSION)
+        _write_model(repository, _SLOW_VERSION, 80, _EDGE_WORKERS, contender)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(_ask(mesh.gateway))
             tasks.create_task(_slow_down(mesh.nodes[0].grpc))
@@ -157,12 +167,20 @@ async def _ask(gateway: Address) -> tuple[list[_Answer], float]:
 
 async def _slow_down(edge: Address) -> None:
     """Loads a slow version of the model on the edge, which then answers, and unloads it again."""
+    await asyncio.sleep(_SLOW_S)
+    await _load(edge, _SLOW_VERSION)
+    await asyncio.sleep(_RECOVER_S - _SLOW_S)
     async with grpc.aio.insecure_channel(str(edge)) as channel:
         stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
-        await asyncio.sleep(_SLOW_S)
-        await stub.LoadModel(model_service_pb2.LoadModelRequest(name="work", version=2), timeout=30)
-        await asyncio.sleep(_RECOVER_S - _SLOW_S)
-        await stub.UnloadModel(model_service_pb2.UnloadModelRequest(name="work", version=2), timeout=30)
+        request = model_service_pb2.UnloadModelRequest(name="work", version=_SLOW_VERSION)
+        await stub.UnloadModel(request, timeout=30)
+
+
+async def _load(node: Address, version: int) -> None:
+    """Loads a version, which answers from then on whoever asks for none."""
+    async with grpc.aio.insecure_channel(str(node)) as channel:
+        stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        await stub.LoadModel(model_service_pb2.LoadModelRequest(name="work", version=version), timeout=30)
 
 
 async def _count_pushes(mesh: LocalMesh) -> int:
@@ -172,7 +190,7 @@ async def _count_pushes(mesh: LocalMesh) -> int:
         return sum(gateway.pushed_count for gateway in seen.gateways)
 
 
-def _write_model(repository: Path, version: int, delay_ms: int, queue_max: int) -> None:
+def _write_model(repository: Path, version: int, delay_ms: int, workers: int, contender: _Contender) -> None:
     (repository / "work" / str(version)).mkdir(parents=True)
     (repository / "work" / "config.pbtxt").write_text(
         f"""name: "work"
@@ -180,8 +198,8 @@ backend: "identity"
 max_batch_size: 1
 input [ {{ name: "x0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
 output [ {{ name: "y0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
-instance_group [ {{ count: 2 }} ]
-dynamic_batching {{ default_queue_policy {{ max_queue_size: {queue_max} }} }}
+instance_group [ {{ count: {workers} }} ]
+dynamic_batching {{ default_queue_policy {{ max_queue_size: {contender.queue_max(workers)} }} }}
 parameters {{ key: "starling.identity_delay_us" value {{ string_value: "{delay_ms * 1000}" }} }}
 """
     )
