@@ -7,6 +7,7 @@
 #include <random>
 
 #include "identity_engine.h"
+#include "scripted_engine.h"
 #include "test_request.h"
 
 namespace starling {
@@ -14,6 +15,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using testing::floats;
+using testing::ScriptedEngine;
 using testing::TestRequest;
 
 ModelConfig echo_config() {
@@ -89,7 +91,7 @@ class TinyEngine final : public Engine {
   explicit TinyEngine(Signature signature) : inner_(std::move(signature), {}) {}
   std::string kind() const override { return "tiny"; }
   const Signature& signature() const noexcept override { return inner_.signature(); }
-  int slots() const noexcept override { return inner_.slots(); }
+  int slots() const noexcept override { return 1; }
   void submit(Batch& batch, Done done) override {
     const auto end = Clock::now() + std::chrono::microseconds(15);
     while (Clock::now() < end) {
@@ -187,27 +189,10 @@ TEST(Model, ShapesThatNoMemoryHoldsAreRefusedBeforeServing) {
 }
 
 // Runs take as long as the test says, whatever they took before.
-class SettableEngine final : public Engine {
- public:
-  SettableEngine(Signature signature, std::atomic<std::int64_t>& run_us, int slots = 1)
-      : inner_(std::move(signature), IdentityEngine::Options{slots, 0, 0}), run_us_(run_us) {}
-  std::string kind() const override { return "settable"; }
-  const Signature& signature() const noexcept override { return inner_.signature(); }
-  int slots() const noexcept override { return 1; }
-  void submit(Batch& batch, Done done) override {
-    std::this_thread::sleep_for(std::chrono::microseconds(run_us_.load()));
-    inner_.submit(batch, std::move(done));
-  }
-  void close() override {}
-
- private:
-  IdentityEngine inner_;
-  std::atomic<std::int64_t>& run_us_;
-};
-
 std::unique_ptr<Model> make_settable(ModelConfig config, std::atomic<std::int64_t>& run_us) {
   config.buckets = {1};
-  auto model = std::make_unique<Model>(config, std::make_unique<SettableEngine>(config.signature, run_us));
+  const auto run = [&run_us] { std::this_thread::sleep_for(std::chrono::microseconds(run_us.load())); };
+  auto model = std::make_unique<Model>(config, std::make_unique<ScriptedEngine>(config.signature, 1, run));
   model->warm_up();
   return model;
 }
@@ -296,34 +281,41 @@ TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {
 }
 
 TEST(Model, HungSlotIsNotCountedOnWhenRequestsAreAdmitted) {
-  std::atomic<std::int64_t> run_us = 60'000;
+  std::atomic<bool> hang_next = false;
+  std::atomic<bool> hang_on = true;
+  const auto run = [&] {
+    std::this_thread::sleep_for(milliseconds(100));
+    if (hang_next.exchange(false)) hang_on.wait(true);
+  };
   auto config = echo_config();
-  config.watchdog_us = 300'000;
+  config.watchdog_us = 400'000;
   config.instances = 2;
   config.buckets = {1};
-  Model model(config, std::make_unique<SettableEngine>(config.signature, run_us, 2));
+  Model model(config, std::make_unique<ScriptedEngine>(config.signature, config.instances, run));
   model.warm_up();
-  run_us = 4'000'000;
+  hang_next = true;
   TestRequest hung;
   model.submit(hung);
   EXPECT_EQ(hung.wait().status.reason, Reason::kEngineFailed);
-  run_us = 60'000;
-  const auto until = Clock::now() + std::chrono::seconds(3);
-  while (!model.healthy() && Clock::now() < until) {  // the other slot answers, as soon as one is let through
+  while (!model.healthy()) {  // the other slot answers, as soon as a request is let through
     TestRequest probe;
     model.submit(probe);
     probe.wait();
-    std::this_thread::yield();
+    std::this_thread::sleep_for(milliseconds(1));
   }
   TestRequest running;
   model.submit(running);
   while (model.queued() != 0) std::this_thread::yield();
   TestRequest next;
-  next.deadline = Clock::now() + milliseconds(90);  // for one run, not for two
+  next.deadline = Clock::now() + milliseconds(160);  // for one run, not for two
   model.submit(next);
-  ASSERT_TRUE(next.done());
+  const bool refused_at_once = next.done();
   EXPECT_EQ(next.wait().status.reason, Reason::kDeadlineUnmeetable);
+  EXPECT_TRUE(refused_at_once);
   EXPECT_TRUE(running.wait().status.ok());
+  EXPECT_FALSE(hang_next);
+  hang_on = false;
+  hang_on.notify_all();
 }
 
 TEST(Model, NewerFrameAnswersTheOlderOneAsSuperseded) {
