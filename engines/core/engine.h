@@ -60,7 +60,8 @@ class Engine {
     return nullptr;
   }
 
-  // Runs one batch. A synchronous engine calls `done` before it returns.
+  // Runs one batch. A synchronous engine calls `done` before it returns. Throwing instead of calling it fails the
+  // batch.
   virtual void submit(Batch& batch, Done done) = 0;
 
   // Frees the runtime's resources; no batch is in flight.

@@ -42,6 +42,20 @@ std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(to - from).count();
 }
 
+// What a step throws, as text; empty when it throws nothing.
+template <class Step>
+std::string thrown_by(const Step& step) {
+  try {
+    step();
+    return {};
+  } catch (const std::exception& e) {
+    const std::string what = e.what();
+    return what.empty() ? "it threw an exception without a text" : what;
+  } catch (...) {
+    return "it threw what is no exception";
+  }
+}
+
 Status cancelled_status() { return {Reason::kCancelled, "cancelled by the caller", 0, {}}; }
 
 Status late_status(const Request& request) {
@@ -364,17 +378,23 @@ void Model::run(int index, std::vector<Request*> requests) {
   }
   slot.batch.slot = index;
   slot.batch.bucket = bucket_stats_[slot.bucket]->rows;
-  slot.memory.gather(config_, requests, *engine_, slot.batch);
-  if (sequences_) slot.memory.gather_states(config_, requests, slot.batch);
+  auto failure = thrown_by([&] {
+    slot.memory.gather(config_, requests, *engine_, slot.batch);
+    if (sequences_) slot.memory.gather_states(config_, requests, slot.batch);
+  });
   stats_.executions.fetch_add(1, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
     slot.requests = std::move(requests);
   }
-  engine_->submit(slot.batch, [this, index](const std::string& error) { finish(index, error); });
+  if (failure.empty()) {
+    failure = thrown_by(
+        [&] { engine_->submit(slot.batch, [this, index](const std::string& error) { finish(index, error); }); });
+  }
+  if (!failure.empty()) finish(index, failure);
 }
 
-void Model::finish(int index, const std::string& error) {
+void Model::finish(int index, const std::string& error) noexcept {
   auto& slot = slots_[index];
   std::vector<Request*> requests;
   {

@@ -91,7 +91,7 @@ class Model {
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);
-  void finish(int slot, const std::string& error);
+  void finish(int slot, const std::string& error) noexcept;
   void answer(Request& request, Result&& result);
   void refuse(Request& request, Status status);
   void fail(const std::vector<Request*>& requests, const std::string& failure);

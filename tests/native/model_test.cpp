@@ -318,6 +318,35 @@ TEST(Model, HungSlotIsNotCountedOnWhenRequestsAreAdmitted) {
   hang_on.notify_all();
 }
 
+TEST(Model, EngineThatThrowsFailsTheBatchAndNothingElse) {
+  struct Nothing {};
+  std::atomic<int> kind = 0;
+  const auto run = [&kind] {
+    if (kind == 1) throw std::runtime_error("out of luck");
+    if (kind == 2) throw Nothing{};
+  };
+  for (const std::int64_t delay_us : {0, 100}) {  // on the caller's thread, and on a worker
+    kind = 0;
+    auto config = echo_config();
+    config.batch_delay_us = delay_us;
+    Model model(config, std::make_unique<ScriptedEngine>(config.signature, 1, run));
+    model.warm_up();
+    for (const auto& [thrown, says] : {std::pair{1, "out of luck"}, std::pair{2, "no exception"}}) {
+      kind = thrown;
+      TestRequest request;
+      model.submit(request);
+      EXPECT_EQ(request.wait().status.reason, Reason::kEngineFailed);
+      EXPECT_NE(request.wait().status.message.find(says), std::string::npos) << request.wait().status.message;
+      EXPECT_EQ(request.completions, 1);
+    }
+    kind = 0;
+    TestRequest next;
+    model.submit(next);
+    EXPECT_TRUE(next.wait().status.ok());
+    EXPECT_EQ(model.drain(Clock::now() + std::chrono::seconds(1)), 0U);
+  }
+}
+
 TEST(Model, NewerFrameAnswersTheOlderOneAsSuperseded) {
   auto config = echo_config();
   config.identity_delay_us = 30'000;
