@@ -42,6 +42,25 @@ std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(to - from).count();
 }
 
+// Whoever is refused may go to another model at once and displace a third there. Answered one after the other, such a
+// chain needs no more stack than its first link.
+void complete_in_turn(Request& request, Result&& result) {
+  thread_local bool completing = false;
+  thread_local std::deque<std::pair<Request*, Result>> later;
+  if (completing) {
+    later.emplace_back(&request, std::move(result));
+    return;
+  }
+  completing = true;
+  request.complete(std::move(result));
+  while (!later.empty()) {
+    auto [next, of_next] = std::move(later.front());
+    later.pop_front();
+    next->complete(std::move(of_next));
+  }
+  completing = false;
+}
+
 // What a step throws, as text; empty when it throws nothing.
 template <class Step>
 std::string thrown_by(const Step& step) {
@@ -494,7 +513,7 @@ void Model::answer(Request& request, Result&& result) {
   } else if (result.status.reason != Reason::kCancelled && result.status.reason != Reason::kInvalidInput) {
     of_class.missed.fetch_add(1, std::memory_order_relaxed);
   }
-  request.complete(std::move(result));
+  complete_in_turn(request, std::move(result));
 }
 
 void Model::count_cache_hit(std::int64_t took_us) noexcept {

@@ -347,6 +347,84 @@ TEST(Model, EngineThatThrowsFailsTheBatchAndNothingElse) {
   }
 }
 
+// Goes from model to model until one answers it, as a request with alternatives does.
+class Wanderer final : public Request {
+ public:
+  Wanderer(std::vector<Model*> ladder, std::string payer, std::atomic<int>& deepest)
+      : ladder_(std::move(ladder)), deepest_(deepest) {
+    tenant = std::move(payer);
+    size_bytes = sizeof(value_);
+    inputs.push_back(
+        {"x", DataType::kFp32, {1, 1}, {{reinterpret_cast<const std::uint8_t*>(&value_), sizeof(value_)}}, size_bytes});
+    arrival = Clock::now();
+  }
+
+  void go_on() { ladder_[next_++]->submit(*this); }
+
+  void complete(Result&& result) noexcept override {
+    thread_local int depth = 0;
+    ++depth;
+    for (int seen = deepest_; seen < depth && !deepest_.compare_exchange_weak(seen, depth);) {
+    }
+    if (!result.status.ok() && next_ < ladder_.size()) {
+      go_on();
+    } else {
+      ++completions;
+    }
+    --depth;
+  }
+
+  std::atomic<int> completions = 0;
+
+ private:
+  const std::vector<Model*> ladder_;
+  std::atomic<int>& deepest_;
+  std::size_t next_ = 0;
+  float value_ = 0;
+};
+
+TEST(Model, RequestsThatDisplaceOneAnotherFromModelToModelDoNotPileUpOnOneStack) {
+  std::atomic<bool> hold = false;
+  std::atomic<int> deepest = 0;
+  auto config = echo_config();
+  config.buckets = {1};
+  config.queue.requests_max = 2;
+  config.batch_delay_us = 1;  // runs are on workers, so that the test may hold them
+  config.watchdog_us = 60'000'000;
+  std::vector<std::unique_ptr<Model>> models;
+  std::vector<std::unique_ptr<Wanderer>> wanderers;
+  for (int m = 0; m < 16; ++m) {
+    const auto run = [&hold] { hold.wait(true); };
+    models.push_back(std::make_unique<Model>(config, std::make_unique<ScriptedEngine>(config.signature, 1, run)));
+    models.back()->warm_up();
+  }
+  auto closed = make(config);
+  closed->drain(Clock::now());
+  hold = true;
+  const auto add = [&](std::size_t first, const std::string& tenant) {
+    std::vector<Model*> ladder;
+    for (auto m = first; m < models.size(); ++m) ladder.push_back(models[m].get());
+    ladder.insert(ladder.end(), 50, closed.get());
+    wanderers.push_back(std::make_unique<Wanderer>(std::move(ladder), tenant, deepest));
+    wanderers.back()->go_on();
+  };
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    add(m, "runs");
+    while (models[m]->queued() != 0) std::this_thread::yield();
+    for (int i = 0; i < 2; ++i) add(m, "tenant " + std::to_string(m));
+    EXPECT_EQ(models[m]->queued(), 2U);
+  }
+  EXPECT_EQ(deepest, 0);  // nobody was refused
+  add(0, "another");
+  EXPECT_EQ(deepest, 1);
+  for (const auto& model : models) EXPECT_EQ(finished(*model, Reason::kQueueFull), 1U);
+  EXPECT_EQ(finished(*closed, Reason::kDraining), 50U);
+  hold = false;
+  hold.notify_all();
+  for (const auto& model : models) EXPECT_EQ(model->drain(Clock::now() + std::chrono::seconds(5)), 0U);
+  for (const auto& wanderer : wanderers) EXPECT_EQ(wanderer->completions, 1);
+}
+
 TEST(Model, NewerFrameAnswersTheOlderOneAsSuperseded) {
   auto config = echo_config();
   config.identity_delay_us = 30'000;
