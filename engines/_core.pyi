@@ -96,9 +96,9 @@ class StateSpec:
 class ModelConfig:
     """Everything needed to load one model version."""
 
-    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0, discipline: str = 'deadline', watchdog_us: int = 5000000, response_cache_us: int = 0, states: Sequence[StateSpec] = [], sequence_idle_us: int = 1000000, sequences_max: int = 1024, batched: bool = True, labels: Mapping[str, Sequence[str]] = {}, default_priority: int = 0) -> None:
+    def __init__(self, *, name: str, version: int, backend: str, path: str = '', inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], buckets: Sequence[int] = [1], instances: int = 1, threads: int = 1, queue_max: int = 256, queue_bytes_max: int = 268435456, batch_delay_us: int = 0, default_timeout_us: int = 1000000, postprocess: str = '', score_threshold: float = 0.3499999940395355, iou_threshold: float = 0.5, identity_delay_us: int = 0, identity_fail_every: int = 0, discipline: str = 'deadline', watchdog_us: int = 5000000, response_cache_us: int = 0, states: Sequence[StateSpec] = [], sequence_idle_us: int = 1000000, sequences_max: int = 1024, batched: bool = True, labels: Mapping[str, Sequence[str]] = {}, default_priority: int = 0, autopilot: str = 'off', slo_p99_us: int = 0, slo_miss_rate: float = 0.01) -> None:
         """
-        batched: false when tensors have no batch dimension; dims are then whole shapes. labels: of the classes of an output, by its name. buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms".
+        batched: false when tensors have no batch dimension; dims are then whole shapes. labels: of the classes of an output, by its name. buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: "" or "nms". autopilot: "off", "advise" or "act"; without slo_p99_us there is none.
         """
 
     @property
@@ -139,6 +139,12 @@ class ModelRegistry:
     def models(self) -> list[dict[str, Any]]:
         """
         One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.
+        """
+
+    def take_autopilot_records(self) -> list[dict[str, Any]]:
+        """
+        The autopilots' steps since the last call, oldest first, as `autopilot_decide` takes them. A model keeps the
+        last 256, almost a minute; a gap in `number` shows that more went by.
         """
 
     def infer(self, name: str, version: int, inputs: Mapping[str, numpy.typing.NDArray[Any]], timeout_s: float = 1.0) -> dict[str, numpy.typing.NDArray[Any]]:

@@ -121,6 +121,32 @@ nb::dict to_dict(const PilotRecord& record) {
 nb::dict to_dict(const AutopilotPolicy& policy) { return write(policy); }
 nb::dict to_dict(const QueueSetting& setting) { return write(setting); }
 
+nb::dict to_dict(const Pilot& pilot, const QueueSetting& applied) {
+  const auto status = pilot.status();
+  const auto& last = status.last;
+  const bool any = last.number > 0;
+  nb::dict changes;
+  for (int i = 0; i < kAutopilotReasonCount; ++i) {
+    const auto n = status.changes[static_cast<std::size_t>(i)];
+    if (n != 0) changes[nb::str(name(static_cast<AutopilotReason>(i)).data())] = n;
+  }
+  nb::dict out;
+  out["mode"] = std::string(name(pilot.mode()));
+  out["slo_p99_us"] = pilot.policy().p99_us;
+  out["slo_miss_rate"] = pilot.policy().miss_rate;
+  out["bucket_rows"] = pilot.policy().bucket_rows;
+  out["applied"] = write(applied);
+  out["advised"] = write(any ? last.decision.setting : applied);
+  out["reason"] = any ? std::string(name(last.decision.reason)) : std::string();
+  out["text"] = last.decision.text;
+  out["answered"] = last.seen.answered;
+  out["p99_us"] = last.seen.p99_us;
+  out["missed"] = last.seen.late + last.seen.refused;
+  out["demand"] = last.seen.answered + last.seen.refused;
+  out["changes"] = changes;
+  return out;
+}
+
 AutopilotMode autopilot_mode(const std::string& text) {
   for (const auto mode : {AutopilotMode::kOff, AutopilotMode::kAdvise, AutopilotMode::kAct}) {
     if (text == name(mode)) return mode;

@@ -38,6 +38,13 @@ std::uint64_t next_id() noexcept {
   return ++last;
 }
 
+AutopilotPolicy policy_of(const ModelConfig& config, int slots) {
+  return {config.slo_p99_us,
+          config.slo_miss_rate,
+          config.buckets,
+          {config.batch_delay_us, static_cast<std::int64_t>(config.buckets.size()) - 1, slots, 0}};
+}
+
 std::int64_t nanoseconds_between(TimePoint from, TimePoint to) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(to - from).count();
 }
@@ -92,7 +99,13 @@ Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
       engine_(std::move(engine)),
       times_(config_.buckets),
       scheduler_(scheduler_options(config_), times_),
-      slots_(static_cast<std::size_t>(engine_->slots())) {
+      slots_(static_cast<std::size_t>(engine_->slots())),
+      setting_(policy_of(config_, engine_->slots()).most) {
+  // Arrival order admits everything: there is nothing to steer.
+  if (config_.slo_p99_us > 0 && config_.autopilot != AutopilotMode::kOff &&
+      config_.discipline == Discipline::kDeadline) {
+    pilot_ = std::make_unique<Pilot>(policy_of(config_, engine_->slots()), config_.autopilot, Clock::now());
+  }
   for (const auto rows : config_.buckets) {
     bucket_stats_.push_back(std::make_unique<BucketStats>());
     bucket_stats_.back()->rows = rows;
@@ -149,6 +162,49 @@ void Model::warm_up() {
   gathers_ = quick_ && times_.gain_us() >= kGatherGainUs;
 }
 
+// With mutex_ held, as all below: runs that will end; one that hangs is no run.
+int Model::slots_in_use() const noexcept {
+  return static_cast<int>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy && !slot.abandoned; }));
+}
+
+// An autopilot may leave slots unused; what runs in them when it decides so runs to its end.
+bool Model::has_slot() const noexcept { return !free_slots_.empty() && slots_in_use() < setting_.slots; }
+
+PilotCounters Model::count_for_pilot() const noexcept {
+  const auto finished = [this](Reason reason) {
+    return stats_.finished[static_cast<std::size_t>(reason)].load(std::memory_order_relaxed);
+  };
+  PilotCounters counters;
+  counters.answered = finished(Reason::kNone);
+  counters.refused =
+      finished(Reason::kDeadlineUnmeetable) + finished(Reason::kQueueFull) + finished(Reason::kDeadlinePassed);
+  counters.rows = stats_.rows.load(std::memory_order_relaxed);
+  counters.runs = stats_.executions.load(std::memory_order_relaxed);
+  for (const auto& of_class : stats_.classes) counters.met += of_class.met.load(std::memory_order_relaxed);
+  for (const auto& bucket : bucket_stats_) counters.busy_us += bucket->served_us.load(std::memory_order_relaxed);
+  return counters;
+}
+
+// With mutex_ held, but not while it decides: a few times a second, asks the autopilot and does what it says. True when
+// the lock was let go, so that everything has to be looked at again.
+bool Model::steer(std::unique_lock<std::mutex>& lock, TimePoint now) {
+  if (!pilot_ || !pilot_->is_due(now)) return false;
+  PilotView view{setting_, static_cast<std::int64_t>(scheduler_.size() + turns_.size()), 0, {}};
+  if (sequences_) view.queued += static_cast<std::int64_t>(sequences_->waiting());
+  view.wait_us = times_.backlog_us(scheduler_.rows()) / setting_.slots;
+  for (std::size_t b = 0; b < times_.size(); ++b) view.run_times.push_back(times_.run_time(b));
+  lock.unlock();
+  const auto setting = pilot_->step(now, count_for_pilot(), std::move(view));
+  lock.lock();
+  if (setting == setting_) return true;
+  setting_ = setting;
+  scheduler_.set_batch_delay_us(setting.batch_delay_us);
+  scheduler_.set_largest_bucket(static_cast<std::size_t>(setting.largest_bucket));
+  scheduler_.set_bound_us(setting.bound_us);  // offer() sets the slots, which depend on what hangs
+  return true;
+}
+
 int Model::take_slot(std::size_t bucket, TimePoint now) {
   const int index = free_slots_.back();
   free_slots_.pop_back();
@@ -189,7 +245,7 @@ Admission Model::admit(Request& request, TimePoint now, int& slot, Status& close
     }
     last_try_ = now;
   }
-  if (quick_ && !(gathers_ && request.crowded) && scheduler_.empty() && !free_slots_.empty()) {
+  if (quick_ && !(gathers_ && request.crowded) && scheduler_.empty() && has_slot()) {
     admission.refusal = scheduler_.check_alone(request, now, request.predicted_us);
     if (admission.refusal.ok()) slot = take_slot(times_.bucket_for(request.rows), now);
     return admission;
@@ -204,7 +260,8 @@ Admission Model::offer(Request& request, TimePoint now) {
   free_in(now, busy);
   // One that hangs is no slot until the engine gives it back.
   const auto hung = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.abandoned; });
-  scheduler_.set_slots(std::max(1, static_cast<int>(std::ssize(slots_) - hung)));
+  const auto usable = std::min<std::int64_t>(setting_.slots, std::ssize(slots_) - hung);
+  scheduler_.set_slots(static_cast<int>(std::max<std::int64_t>(1, usable)));
   auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
   if (admission.refusal.ok()) call_worker();
@@ -320,7 +377,7 @@ void Model::cancel(Request& request) {
 void Model::call_worker() {
   if (called_ || scheduler_.empty()) return;
   const auto first = *std::min_element(sleeping_.begin(), sleeping_.end());
-  if (free_slots_.empty() && scheduler_.next_deadline() >= first) return;
+  if (!has_slot() && scheduler_.next_deadline() >= first) return;
   called_ = true;
   ready_.notify_one();
 }
@@ -332,10 +389,12 @@ void Model::work(std::size_t worker) {
   while (!stopping_) {
     called_ = false;
     const auto now = Clock::now();
+    if (steer(lock, now)) continue;
     std::vector<Request*> given_up;
     // Looks again often enough to notice a run that started meanwhile and hangs.
     const auto slice = std::min<Clock::duration>(kWaitSlice, microseconds(config_.watchdog_us / 2 + 1));
     auto wake = std::min(now + slice, give_up_hung_runs(now, given_up));
+    if (pilot_) wake = std::min(wake, pilot_->next_due());
     std::vector<Refused> refused;
     if (sequences_) {
       sequences_->sweep(now);
@@ -346,7 +405,7 @@ void Model::work(std::size_t worker) {
     const auto purged = scheduler_.purge(now);
     int slot = -1;
     std::vector<Request*> requests;
-    if (!free_slots_.empty()) {
+    if (has_slot()) {
       auto next = scheduler_.next(now);
       requests = std::move(next.requests);
       if (!requests.empty()) slot = take_slot(next.bucket, now);
@@ -506,6 +565,7 @@ void Model::answer(Request& request, Result&& result) {
   auto& of_class = stats_.classes[std::clamp<std::size_t>(request.priority, 0, Scheduler::kClasses - 1)];
   if (result.status.ok()) {
     stats_.total.record(timing.total_us);
+    if (pilot_) pilot_->record_answer(request.arrival, timing.total_us);
     const auto error_us = timing.total_us - timing.predicted_us;
     (error_us > 0 ? stats_.late : stats_.early).record(std::abs(error_us));
     (timing.slack_us >= 0 ? of_class.slack : of_class.lateness).record(std::abs(timing.slack_us));
@@ -607,6 +667,11 @@ std::size_t Model::drain(TimePoint until) {
   workers_.clear();
   engine_->close();
   return left.size();
+}
+
+QueueSetting Model::setting() const {
+  const std::lock_guard lock(mutex_);
+  return setting_;
 }
 
 RunTime Model::run_time_of(const Request& request) const {

@@ -11,6 +11,7 @@
 #include "batch_memory.h"
 #include "model_config.h"
 #include "model_stats.h"
+#include "pilot.h"
 
 namespace starling {
 
@@ -56,6 +57,11 @@ class Model {
   std::size_t queued() const;
   bool is_quick() const noexcept { return quick_; }
 
+  // What keeps its objective; null without one.
+  Pilot* pilot() const noexcept { return pilot_.get(); }
+  // What its queue may do now: what the configuration allows, less what an autopilot took away.
+  QueueSetting setting() const;
+
   // Sequences whose state is kept now, and counts since loading; zeros for a model that keeps none.
   SequenceStats sequences() const;
 
@@ -78,6 +84,10 @@ class Model {
 
   using Refused = std::pair<Request*, Status>;
 
+  bool steer(std::unique_lock<std::mutex>& lock, TimePoint now);
+  PilotCounters count_for_pilot() const noexcept;
+  int slots_in_use() const noexcept;
+  bool has_slot() const noexcept;
   int take_slot(std::size_t bucket, TimePoint now);
   void call_worker();
   Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
@@ -104,6 +114,7 @@ class Model {
   std::unique_ptr<Engine> engine_;
   ModelStats stats_;
   std::vector<std::unique_ptr<BucketStats>> bucket_stats_;
+  std::unique_ptr<Pilot> pilot_;
   bool quick_ = false;    // a run costs less than handing it to another thread; fixed after warm_up
   bool gathers_ = false;  // a quick one that is quicker still for rows that come together
 
@@ -113,6 +124,7 @@ class Model {
   ExecutionTime times_;              // guarded by mutex_, as all below
   Scheduler scheduler_;
   std::vector<Slot> slots_;
+  QueueSetting setting_;
   std::vector<int> free_slots_;
   std::vector<TimePoint> sleeping_;       // until when each worker sleeps; max() of one that is awake
   bool called_ = false;                   // a worker was woken and has not looked yet

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "autopilot.h"
 #include "detections.h"
 #include "scheduler.h"
 #include "sequences.h"
@@ -37,6 +38,9 @@ struct ModelConfig {
   SequenceOptions sequences;
   std::map<std::string, std::vector<std::string>> labels;  // of the classes of an output, by its name
   std::int32_t default_priority = 0;                       // of requests that name none
+  AutopilotMode autopilot = AutopilotMode::kOff;           // of a model without an objective, whatever it says
+  std::int64_t slo_p99_us = 0;                             // 0: no objective
+  double slo_miss_rate = 0.01;
 
   bool is_stateful() const noexcept { return !sequences.states.empty(); }
 };

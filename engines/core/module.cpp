@@ -223,6 +223,7 @@ nb::dict describe(const Model& model) {
   out["sequences_started"] = sequences.started;
   out["sequences_expired"] = sequences.expired;
   out["sequences_displaced"] = sequences.displaced;
+  out["autopilot"] = model.pilot() == nullptr ? nb::none() : nb::object(to_dict(*model.pilot(), model.setting()));
   out["buckets"] = buckets;
   out["classes"] = classes;
   out["early"] = histogram(stats.early);
@@ -233,6 +234,24 @@ nb::dict describe(const Model& model) {
   out["queue"] = histogram(stats.queue);
   out["compute"] = histogram(stats.compute);
   out["total"] = histogram(stats.total);
+  return out;
+}
+
+nb::list take_autopilot_records(const ModelRegistry& registry) {
+  nb::list out;
+  for (const auto& model : registry.models()) {
+    auto* pilot = model->pilot();
+    if (pilot == nullptr) continue;
+    for (const auto& record : pilot->take_records()) {
+      auto entry = to_dict(record);
+      entry["model"] = model->config().name;
+      entry["version"] = model->config().version;
+      entry["load"] = model->id();
+      entry["mode"] = std::string(name(pilot->mode()));
+      entry["policy"] = to_dict(pilot->policy());
+      out.append(entry);
+    }
+  }
   return out;
 }
 
@@ -481,8 +500,10 @@ NB_MODULE(_core, m) {
              std::int64_t identity_fail_every, const std::string& order, std::int64_t watchdog_us,
              std::int64_t response_cache_us, std::vector<StateSpec> states, std::int64_t sequence_idle_us,
              std::size_t sequences_max, bool batched, std::map<std::string, std::vector<std::string>> labels,
-             std::int32_t default_priority) {
+             std::int32_t default_priority, const std::string& autopilot, std::int64_t slo_p99_us,
+             double slo_miss_rate) {
             const auto which = discipline(order);
+            const auto mode = autopilot_mode(autopilot);
             const auto step = postprocess(post);
             new (self) ModelConfig{std::move(name),
                                    version,
@@ -505,7 +526,10 @@ NB_MODULE(_core, m) {
                                    batched,
                                    {std::move(states), sequence_idle_us, sequences_max},
                                    std::move(labels),
-                                   default_priority};
+                                   default_priority,
+                                   mode,
+                                   slo_p99_us,
+                                   slo_miss_rate};
           },
           nb::kw_only(), "name"_a, "version"_a, "backend"_a, "path"_a = "", "inputs"_a, "outputs"_a,
           "buckets"_a = std::vector<std::int64_t>{1}, "instances"_a = 1, "threads"_a = 1, "queue_max"_a = 256,
@@ -514,10 +538,11 @@ NB_MODULE(_core, m) {
           "identity_fail_every"_a = 0, "discipline"_a = "deadline", "watchdog_us"_a = 5'000'000,
           "response_cache_us"_a = 0, "states"_a = std::vector<StateSpec>{}, "sequence_idle_us"_a = 1'000'000,
           "sequences_max"_a = 1024, "batched"_a = true, "labels"_a = std::map<std::string, std::vector<std::string>>{},
-          "default_priority"_a = 0,
+          "default_priority"_a = 0, "autopilot"_a = "off", "slo_p99_us"_a = 0, "slo_miss_rate"_a = 0.01,
           "batched: false when tensors have no batch dimension; dims are then whole shapes. "
           "labels: of the classes of an output, by its name. "
-          "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\".")
+          "buckets: batch sizes to compile, ascending. Times in microseconds. postprocess: \"\" or \"nms\". "
+          "autopilot: \"off\", \"advise\" or \"act\"; without slo_p99_us there is none.")
       .def_ro("name", &ModelConfig::name)
       .def_ro("version", &ModelConfig::version)
       .def("__repr__", [](const ModelConfig& c) {
@@ -551,6 +576,11 @@ NB_MODULE(_core, m) {
           },
           "One dict per loaded version: name, version, engine, queued, finished (by reason), buckets, histograms.",
           nb::sig("def models(self) -> list[dict[str, typing.Any]]"))
+      .def("take_autopilot_records", &take_autopilot_records,
+           "The autopilots' steps since the last call, oldest first, as `autopilot_decide` takes them. A model keeps "
+           "the\n"
+           "last 256, almost a minute; a gap in `number` shows that more went by.",
+           nb::sig("def take_autopilot_records(self) -> list[dict[str, typing.Any]]"))
       .def("infer", &infer, "name"_a, "version"_a, "inputs"_a, "timeout_s"_a = 1.0,
            nb::sig("def infer(self, name: str, version: int, inputs: collections.abc.Mapping[str, "
                    "numpy.typing.NDArray[typing.Any]], timeout_s: float = 1.0) -> "

@@ -45,6 +45,7 @@ class NodeCollector(Collector):
         yield from _counters(models)
         yield from _classes(models)
         yield from _estimates(models)
+        yield from _autopilots([model for model in models if model["autopilot"] is not None])
         yield from _triton(models)
         stats = self._server.stats()
         calls = GaugeMetricFamily("starling_calls_in_flight", "gRPC calls that are not answered yet")
@@ -204,6 +205,36 @@ def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         hung.add_metric(_labels(model), model["hung"])
         healthy.add_metric(_labels(model), float(model["healthy"]))
     yield from (estimate, hung, healthy)
+
+
+def _autopilots(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    def family(name: str, text: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"starling_autopilot_{name}", text, labels=(*_LABELS, "setting"))
+
+    objective = GaugeMetricFamily(
+        "starling_slo_p99_seconds", "Objective for the 99th percentile of arrival to answer", labels=_LABELS
+    )
+    delay = family("batch_delay_seconds", "Longest wait of a batch for more, applied now and advised next")
+    rows = family("batch_rows_max", "Rows of the largest batch, applied now and advised next")
+    slots = family("concurrency", "Batches that may run at once, applied now and advised next")
+    bound = family("admission_bound_seconds", "Longest predicted time to an answer that is admitted, 0 for no bound")
+    changes = CounterMetricFamily(
+        "starling_autopilot_changes",
+        "Decisions that changed something, or would have in mode advise",
+        labels=(*_LABELS, "reason"),
+    )
+    for model in models:
+        pilot = model["autopilot"]
+        objective.add_metric(_labels(model), pilot["slo_p99_us"] / 1e6)
+        for which in ("applied", "advised"):
+            labels, setting = (*_labels(model), which), pilot[which]
+            delay.add_metric(labels, setting["batch_delay_us"] / 1e6)
+            rows.add_metric(labels, pilot["bucket_rows"][setting["largest_bucket"]])
+            slots.add_metric(labels, setting["slots"])
+            bound.add_metric(labels, setting["bound_us"] / 1e6)
+        for reason, count in pilot["changes"].items():
+            changes.add_metric((*_labels(model), reason), count)
+    yield from (objective, delay, rows, slots, bound, changes)
 
 
 def _triton(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.tensor.v1 import tensor_pb2
 
@@ -56,6 +59,33 @@ def to_message(status: ModelStatus) -> pb.Model:
             timing = message.bucket_timings.add(batch_size=bucket["batch_size"])
             timing.p50.FromMicroseconds(bucket["p50_us"])
             timing.p99.FromMicroseconds(bucket["p99_us"])
+        if status.native["autopilot"] is not None:
+            message.autopilot.CopyFrom(_autopilot(status.native["autopilot"]))
+    return message
+
+
+def _autopilot(native: Mapping[str, Any]) -> pb.Autopilot:
+    message = pb.Autopilot(
+        mode=pb.AutopilotMode.Value(f"AUTOPILOT_MODE_{native['mode'].upper()}"),
+        slo_miss_rate=native["slo_miss_rate"],
+        applied=_queue_setting(native["applied"], native["bucket_rows"]),
+        advised=_queue_setting(native["advised"], native["bucket_rows"]),
+        reason=native["reason"],
+        message=native["text"],
+        miss_rate=native["missed"] / max(1, native["demand"]),
+        change_counts=native["changes"],
+    )
+    message.slo_p99.FromMicroseconds(native["slo_p99_us"])
+    if native["answered"]:
+        message.p99.FromMicroseconds(native["p99_us"])
+    return message
+
+
+def _queue_setting(setting: Mapping[str, int], bucket_rows: Sequence[int]) -> pb.QueueSetting:
+    message = pb.QueueSetting(max_batch_size=bucket_rows[setting["largest_bucket"]], concurrency=setting["slots"])
+    message.batch_delay.FromMicroseconds(setting["batch_delay_us"])
+    if setting["bound_us"]:
+        message.admission_bound.FromMicroseconds(setting["bound_us"])
     return message
 
 

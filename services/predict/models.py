@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from engines import Autopilot, EngineError, ModelConfig, ModelNotFound, ModelNotReady, ModelVersion, Repository
+from engines import EngineError, ModelConfig, ModelNotFound, ModelNotReady, ModelVersion, Repository
 from engines._core import ModelConfig as NativeConfig
 from engines._core import ModelRegistry, StateSpec, TensorSpec
 
@@ -92,6 +92,9 @@ def native_config(found: ModelVersion, labels: Sequence[str] = ()) -> NativeConf
         identity_fail_every=config.identity_fail_every,
         batched=config.batched,
         default_priority=config.default_class,
+        autopilot=str(config.autopilot),
+        slo_p99_us=round(config.slo_p99_ms * 1000),
+        slo_miss_rate=config.slo_miss_rate,
         labels={labelled: list(labels)} if labels else {},
         states=[
             StateSpec(TensorSpec(one.input_name, str(one.data_type), list(one.dims)), one.output_name)
@@ -228,8 +231,6 @@ class NodeModels:
             self._loaded[key] = (found, stamp)
             self._states.pop(key)
             _log.info("model %s:%d is ready", *key)
-            if found.config.autopilot is not Autopilot.OFF:
-                _log.warning("model %s:%d has an objective that this version does not steer by yet", *key)
 
     def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
         """Answers what is admitted, frees the version (every loaded one for 0), returns their status.

@@ -579,5 +579,64 @@ TEST(Model, ManyThreadsSubmitAndCancelAtOnce) {
   }
 }
 
+// Two slots, and answers that always take longer than the objective allows.
+ModelConfig hopeless_config(AutopilotMode mode) {
+  auto config = echo_config();
+  config.identity_delay_us = 2000;
+  config.instances = 2;
+  config.batch_delay_us = 3000;
+  config.autopilot = mode;
+  config.slo_p99_us = 500;
+  return config;
+}
+
+// Keeps the model busy until `enough` or for ten seconds; true when it was enough.
+template <class Enough>
+bool keep_busy(Model& model, const Enough& enough) {
+  const auto end = Clock::now() + std::chrono::seconds(10);
+  while (!enough() && Clock::now() < end) {
+    std::vector<std::unique_ptr<TestRequest>> requests;
+    for (int i = 0; i < 8; ++i) {
+      requests.push_back(std::make_unique<TestRequest>(1, 1, 0.0F));
+      model.submit(*requests.back());
+    }
+    for (auto& request : requests) request->wait();
+  }
+  return enough();
+}
+
+TEST(Model, AnAutopilotThatActsMovesItsQueueWhileOthersWork) {
+  auto model = make(hopeless_config(AutopilotMode::kAct));
+  ASSERT_NE(model->pilot(), nullptr);
+  const auto before = model->setting();
+  EXPECT_EQ(before, (QueueSetting{3000, 2, 2, 0}));
+  EXPECT_TRUE(keep_busy(*model, [&] { return model->setting() != before; }));
+  const auto records = model->pilot()->take_records();
+  ASSERT_FALSE(records.empty());
+  for (const auto& record : records) {
+    auto state = record.before;
+    EXPECT_EQ(decide(model->pilot()->policy(), state, record.seen).text, record.decision.text);
+  }
+  EXPECT_GT(model->stats().finished[0].load(), 0U);
+}
+
+TEST(Model, AnAutopilotThatAdvisesChangesNothing) {
+  auto model = make(hopeless_config(AutopilotMode::kAdvise));
+  const auto before = model->setting();
+  EXPECT_TRUE(keep_busy(*model, [&] {
+    return model->pilot()->status().last.decision.setting != before && model->pilot()->status().last.number > 0;
+  }));
+  EXPECT_EQ(model->setting(), before);
+}
+
+TEST(Model, WithoutAnObjectiveOrInArrivalOrderNothingIsSteered) {
+  auto config = hopeless_config(AutopilotMode::kAct);
+  config.slo_p99_us = 0;
+  EXPECT_EQ(make(config)->pilot(), nullptr);
+  config.slo_p99_us = 500;
+  config.discipline = Discipline::kFifo;
+  EXPECT_EQ(make(config)->pilot(), nullptr);
+}
+
 }  // namespace
 }  // namespace starling

@@ -31,6 +31,7 @@ NATIVE = {
         {"batch_size": 1, "p50_us": 15_250, "p99_us": 18_000, "runs": 20},
         {"batch_size": 2, "p50_us": 1_250_000, "p99_us": 3_000_001, "runs": 20},
     ],
+    "autopilot": None,
 }
 READY = ModelStatus(
     "nanodet", 3, State.READY, config=CONFIG, labels=("person", "bicycle"), license="Apache-2.0", native=NATIVE
@@ -97,3 +98,56 @@ def test_every_element_type_has_a_word_on_the_wire(kind: DataType) -> None:
     config = replace(CONFIG, inputs=(TensorConfig("x", kind, (1,)),))
     (spec,) = to_message(ModelStatus("m", 1, State.READY, config=config)).inputs
     assert spec.data_type > 0
+
+
+def test_an_autopilot_says_what_it_does_and_what_it_would_do() -> None:
+    pilot = {
+        "mode": "advise",
+        "slo_p99_us": 50_000,
+        "slo_miss_rate": 0.02,
+        "bucket_rows": [1, 2, 4, 8],
+        "applied": {"batch_delay_us": 1500, "largest_bucket": 3, "slots": 2, "bound_us": 0},
+        "advised": {"batch_delay_us": 0, "largest_bucket": 1, "slots": 1, "bound_us": 45_000},
+        "reason": "slow_answers",
+        "text": "p99 80.0 ms of 50.0 ms",
+        "answered": 99,
+        "p99_us": 80_000,
+        "missed": 25,
+        "demand": 100,
+        "changes": {"slow_answers": 3},
+    }
+    message = to_message(replace(READY, native={**NATIVE, "autopilot": pilot})).autopilot
+    assert message.mode == pb.AUTOPILOT_MODE_ADVISE
+    assert (message.slo_p99.ToMicroseconds(), message.slo_miss_rate) == (50_000, 0.02)
+    assert (message.p99.ToMicroseconds(), message.miss_rate) == (80_000, 0.25)
+    assert (message.reason, message.message) == ("slow_answers", "p99 80.0 ms of 50.0 ms")
+    assert dict(message.change_counts) == {"slow_answers": 3}
+    applied, advised = message.applied, message.advised
+    assert (applied.batch_delay.ToMicroseconds(), applied.max_batch_size, applied.concurrency) == (1500, 8, 2)
+    assert not applied.HasField("admission_bound")
+    assert (advised.batch_delay.ToMicroseconds(), advised.max_batch_size, advised.concurrency) == (0, 2, 1)
+    assert advised.admission_bound.ToMicroseconds() == 45_000
+
+
+def test_an_autopilot_that_saw_nothing_yet_names_no_latency() -> None:
+    setting = {"batch_delay_us": 0, "largest_bucket": 0, "slots": 1, "bound_us": 0}
+    pilot = {
+        "mode": "act",
+        "slo_p99_us": 1000,
+        "slo_miss_rate": 0.01,
+        "bucket_rows": [1],
+        "applied": setting,
+        "advised": setting,
+        "reason": "",
+        "text": "",
+        "answered": 0,
+        "p99_us": 0,
+        "missed": 0,
+        "demand": 0,
+        "changes": {},
+    }
+    message = to_message(replace(READY, native={**NATIVE, "autopilot": pilot})).autopilot
+    assert message.mode == pb.AUTOPILOT_MODE_ACT
+    assert not message.HasField("p99")
+    assert message.miss_rate == 0
+    assert not to_message(READY).HasField("autopilot")

@@ -163,7 +163,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def autopilot(self) -> Global___Autopilot:
-        """What keeps its latency objective; absent without an objective and unless ready. Nodes do not fill it yet."""
+        """What keeps its latency objective; absent without an objective and unless ready."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class Autopilot(_message.Message):
     slo_miss_rate: _builtins.float
     """Share of requests that may be late or refused, in [0, 1]."""
     reason: _builtins.str
-    """Stable word for the last decision, such as `more_slots`; empty before the first one."""
+    """Stable word for the last decision, such as `slow_answers`; empty before the first one."""
     message: _builtins.str
     """The last decision in words, with the figures behind it."""
     miss_rate: _builtins.float
