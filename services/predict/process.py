@@ -16,6 +16,7 @@ from engines import Repository
 from engines._core import ModelRegistry
 from services.host import Address
 from services.predict._dataplane import Server, TlsOptions
+from services.predict.autopilot_log import AutopilotLog
 from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
 from services.predict.load import LoadMeter, describe_node
@@ -45,6 +46,7 @@ class NodeProcess:
     Raises:
         InvalidConfig: the gRPC address is taken.
         CertificateRefused: the certificate files cannot be used.
+        AutopilotLogTaken: the log of the autopilots cannot be written.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
@@ -54,6 +56,11 @@ class NodeProcess:
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
         self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
+        self._autopilot_log = (
+            AutopilotLog(settings.autopilot_log, bytes_max=settings.autopilot_log_mib_max << 20)
+            if settings.autopilot_log
+            else None
+        )
         memory = SharedMemoryService()
         methods = control_methods(self._models, LogSettings(logging.getLogger()), memory, grace_s=settings.grace_s)
         self._server = Server(
@@ -89,6 +96,9 @@ class NodeProcess:
         _log.info("draining %r", self._server)
         cut_off = self._server.drain(self._settings.grace_s)
         self._control.close()
+        if self._autopilot_log is not None:
+            self._autopilot_log.write(self._registry.take_autopilot_records())
+            self._autopilot_log.close()
         unanswered = self._registry.drain(grace_s=1.0)
         self._metrics.close()  # last, so that a drain can be watched
         if self._certificates is not None:
@@ -128,6 +138,8 @@ class NodeProcess:
         while not stop.wait(_WAIT_S):
             if self._certificates is not None:
                 self._certificates.refresh()
+            if self._autopilot_log is not None:
+                self._autopilot_log.write(self._registry.take_autopilot_records())
 
     def _load(self, stop: threading.Event) -> None:
         errors = self._models.load_served(self._settings.model, stop.is_set)

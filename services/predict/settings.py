@@ -95,6 +95,14 @@ class NodeSettings:
     shared_memory_mib_max: int = setting(
         1024, help="shared memory that clients may register, in MiB; 0 refuses it", check=between(0, 1 << 20)
     )
+    autopilot_log: Path | None = setting(
+        None,
+        help="file of this node alone for every decision of its autopilots, one JSON object a line",
+        metavar="FILE",
+    )
+    autopilot_log_mib_max: int = setting(
+        64, help="size in MiB at which the log becomes FILE.1 and begins anew", check=between(1, 1 << 20)
+    )
     triton_statuses: bool = setting(
         False, help="answer Open Inference requests with Triton's status codes instead of our own"
     )
