@@ -104,7 +104,7 @@ void ModelRegistry::load(const ModelConfig& config) {
     auto& place = models_[config.name][config.version];
     replaced = std::exchange(place, std::move(model));
   }
-  if (replaced) replaced->drain(Clock::now() + std::chrono::microseconds(config.default_timeout_us));
+  if (replaced) drain(*replaced, Clock::now() + std::chrono::microseconds(config.default_timeout_us));
 }
 
 bool ModelRegistry::unload(const std::string& name, std::int64_t version, TimePoint until) {
@@ -119,8 +119,30 @@ bool ModelRegistry::unload(const std::string& name, std::int64_t version, TimePo
     it->second.erase(found);
     if (it->second.empty()) models_.erase(it);
   }
-  model->drain(until);
+  drain(*model, until);
   return true;
+}
+
+void ModelRegistry::drain(Model& model, TimePoint until) {
+  model.drain(until);
+  std::vector<std::shared_ptr<ModelWatcher>> watchers;
+  {
+    const std::shared_lock lock(mutex_);
+    for (const auto& watcher : watchers_) watchers.push_back(watcher.lock());
+  }
+  for (const auto& watcher : watchers) {
+    if (watcher) watcher->forget(model.id());
+  }
+}
+
+void ModelRegistry::watch(const std::weak_ptr<ModelWatcher>& watcher) {
+  const std::unique_lock lock(mutex_);
+  std::erase_if(watchers_, [](const auto& known) { return known.expired(); });
+  watchers_.push_back(watcher);
+}
+
+bool ModelRegistry::holds(const Model& model) const {
+  return find(model.config().name, model.config().version).get() == &model;
 }
 
 std::shared_ptr<Model> ModelRegistry::find(const std::string& name, std::int64_t version) const {

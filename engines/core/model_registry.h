@@ -11,6 +11,14 @@
 
 namespace starling {
 
+// Whoever remembers something of models by their ids.
+class ModelWatcher {
+ public:
+  virtual ~ModelWatcher() = default;
+  // The model was unloaded or replaced. Answers that its callers still write may come after this.
+  virtual void forget(std::uint64_t model_id) = 0;
+};
+
 // Thread-safe. Loading compiles and warms up outside the lock: lookups never wait for it.
 class ModelRegistry {
  public:
@@ -33,13 +41,22 @@ class ModelRegistry {
   // By name, then version.
   std::vector<std::shared_ptr<Model>> models() const;
 
+  // True while the lookup leads to this very model.
+  bool holds(const Model& model) const;
+
+  // Tells it, while it exists, of every model that is unloaded or replaced from now on.
+  void watch(const std::weak_ptr<ModelWatcher>& watcher);
+
   // Drains everything; nothing can be loaded afterwards. Returns admitted requests that got no answer.
   std::size_t drain(TimePoint until);
 
  private:
+  void drain(Model& model, TimePoint until);
+
   mutable std::shared_mutex mutex_;
   std::map<std::string, std::map<std::int64_t, std::shared_ptr<Model>>> models_;  // guarded by mutex_
   std::vector<std::string> available_;                                            // guarded by mutex_
+  std::vector<std::weak_ptr<ModelWatcher>> watchers_;                             // guarded by mutex_
   bool closed_ = false;                                                           // guarded by mutex_
 };
 

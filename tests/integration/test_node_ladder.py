@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from starling.tensor.v1.tensor_pb2 import DATA_TYPE_UINT8, Tensor
 
 from engines import DataType
 from services.client import Client, InvalidInput, LastValue, SimilarFrame
-from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node import RunningNode, StartNode, running_node, wait_until
 from tests.support.node_calls import read_refusal, refused
 from tests.support.node_models import identity, publish
 
@@ -180,6 +181,35 @@ def test_equal_inputs_are_answered_from_the_response_cache(node: RunningNode, pr
     asked.inputs[0].data = np.arange(1, 5, dtype="<f4").tobytes()
     assert not predict(asked, timeout=1).from_cache
     assert node.count("starling_executions_total", model="remembers") == runs + 2
+
+
+def test_what_an_unloaded_model_answered_is_forgotten(tmp_path: Path, start_node: StartNode) -> None:
+    frame = (DataType.UINT8, (-1, -1, 3))
+    for config in (
+        identity("sees", frame),
+        identity("stays", frame),
+        replace(identity("remembers", (DataType.FP32, (4096,))), response_cache_ms=10_000),
+    ):
+        publish(tmp_path / "models", config)
+    node = start_node(tmp_path / "models")
+
+    def kept() -> tuple[float, float]:
+        return node.count("starling_frame_cache_bytes"), node.count("starling_response_cache_bytes")
+
+    with node.connect() as channel, Client(node.target) as client:
+        predict = PredictServiceStub(channel).Predict
+        for model in ("stays", "sees"):
+            before = kept()[0]
+            predict(request(scene(1), "camera", model, cache=within(10)), timeout=5)
+            assert kept()[0] > before
+        client.predict("remembers", {"x0": np.ones((1, 4096), np.float32)}, deadline_s=5)
+        assert kept()[1] > 4 * 4096
+        client.unload("remembers")
+        assert kept()[1] == 0
+        client.unload("sees")
+        assert kept()[0] == before
+        again = predict(request(scene(1), "camera", "stays", cache=within(10)), timeout=5)
+        assert again.from_cache
 
 
 @pytest.mark.parametrize(

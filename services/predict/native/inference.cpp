@@ -164,13 +164,15 @@ bool Inference::answer_from_responses() {
 
 // Only the first choice's own answers: an alternative must never be passed off as it.
 void Inference::remember(const std::vector<OutputTensor>& outputs) {
-  if (response_key_) node_.responses().put(*response_key_, outputs, arrival);
+  bool kept = response_key_ && node_.responses().put(*response_key_, outputs, arrival);
   const bool asked = view_.cache || std::any_of(view_.allow.begin(), view_.allow.end(), [](const Alternative& a) {
                        return a.kind != Alternative::Kind::kModel;
                      });
-  if (!asked || !is_frame_model(*first_choice_)) return;
-  if (!luma_) luma_ = small_luma(inputs[0].data, inputs[0].shape[1], inputs[0].shape[2]);
-  if (luma_) node_.frames().put({first_choice_->id(), stream_key()}, std::move(*luma_), outputs, arrival);
+  if (asked && is_frame_model(*first_choice_)) {
+    if (!luma_) luma_ = small_luma(inputs[0].data, inputs[0].shape[1], inputs[0].shape[2]);
+    kept |= luma_ && node_.frames().put({first_choice_->id(), stream_key()}, std::move(*luma_), outputs, arrival);
+  }
+  if (kept) node_.forget_if_unloaded(*first_choice_);
 }
 
 void Inference::send_cached(Answer answer) {

@@ -15,6 +15,11 @@ constexpr std::chrono::seconds kLingerMax{1};
 
 }  // namespace
 
+void AnswerCaches::forget(std::uint64_t model_id) {
+  frames.remove_model(model_id);
+  responses.remove_model(model_id);
+}
+
 Status Node::not_loaded(const std::string& name, std::int64_t version) const {
   model_not_found.fetch_add(1, std::memory_order_relaxed);
   const auto asked = name + (version > 0 ? ":" + std::to_string(version) : "");

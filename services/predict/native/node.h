@@ -19,6 +19,13 @@ namespace starling::predict {
 
 class StreamCall;
 
+// What models have answered, while they are loaded. Thread-safe.
+struct AnswerCaches final : ModelWatcher {
+  void forget(std::uint64_t model_id) override;
+  FrameCache frames;
+  ResponseCache responses{CacheBounds{}, std::random_device{}()};
+};
+
 // Thread-safe.
 class Node {
  public:
@@ -28,7 +35,9 @@ class Node {
       : models_(std::move(models)),
         name_(std::move(name)),
         regions_(shared_bytes_max),
-        tensor_bytes_max_(tensor_bytes_max) {}
+        tensor_bytes_max_(tensor_bytes_max) {
+    models_->watch(caches_);
+  }
 
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
@@ -37,10 +46,14 @@ class Node {
   Status find(const RequestView& view, const std::string& name, std::int64_t version,
               std::shared_ptr<Model>& model) const;
 
-  FrameCache& frames() noexcept { return frames_; }
-  const FrameCache& frames() const noexcept { return frames_; }
-  ResponseCache& responses() noexcept { return responses_; }
-  const ResponseCache& responses() const noexcept { return responses_; }
+  FrameCache& frames() noexcept { return caches_->frames; }
+  const FrameCache& frames() const noexcept { return caches_->frames; }
+  ResponseCache& responses() noexcept { return caches_->responses; }
+  const ResponseCache& responses() const noexcept { return caches_->responses; }
+  // After an answer was put into a cache: it may have come too late to be forgotten with its model.
+  void forget_if_unloaded(const Model& model) {
+    if (!models_->holds(model)) caches_->forget(model.id());
+  }
   std::uint64_t tensor_bytes_max() const noexcept { return tensor_bytes_max_; }
   SharedMemory& regions() noexcept { return regions_; }
   const SharedMemory& regions() const noexcept { return regions_; }
@@ -80,8 +93,7 @@ class Node {
 
   std::shared_ptr<ModelRegistry> models_;
   std::string name_;
-  FrameCache frames_;
-  ResponseCache responses_{CacheBounds{}, std::random_device{}()};
+  const std::shared_ptr<AnswerCaches> caches_ = std::make_shared<AnswerCaches>();
   SharedMemory regions_;
   const std::uint64_t tensor_bytes_max_;
   std::atomic<bool> draining_{false};
