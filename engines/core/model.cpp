@@ -162,13 +162,13 @@ void Model::warm_up() {
   gathers_ = quick_ && times_.gain_us() >= kGatherGainUs;
 }
 
-// With mutex_ held, as all below: runs that will end; one that hangs is no run.
+// With mutex_ held: runs that will end; one that hangs is no run.
 int Model::slots_in_use() const noexcept {
   return static_cast<int>(
       std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy && !slot.abandoned; }));
 }
 
-// An autopilot may leave slots unused; what runs in them when it decides so runs to its end.
+// With mutex_ held. An autopilot may leave slots unused; what runs in them when it decides so runs to its end.
 bool Model::has_slot() const noexcept { return !free_slots_.empty() && slots_in_use() < setting_.slots; }
 
 PilotCounters Model::count_for_pilot() const noexcept {

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mesh.bench import (
     admission,
+    autopilot,
     control,
     detector,
     frame_cache,
@@ -41,6 +42,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "goodput": goodput.run,
     "tenants": tenants.run,
     "admission": admission.run,
+    "autopilot": autopilot.run,
     "frame_cache": frame_cache.run,
     "mesh": mesh.run,
     "control": control.run,

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,10 @@ class Rig:
         self.console = console
         self._supervisor = supervisor
 
-    async def start_node(self, repository: Path, *models: str) -> Child:
+    async def start_node(self, repository: Path, *models: str, flags: Sequence[str] = ()) -> Child:
         """Starts a node with these models on the server's core."""
-        flags = [
+        command = [
+            *NODE_COMMAND,
             "--repository",
             str(repository),
             "--name",
@@ -82,8 +83,8 @@ class Rig:
             "127.0.0.1:0",
         ]
         for model in models:
-            flags += ["--model", model]
-        return await self.start(Program("node", (*NODE_COMMAND, *flags)))
+            command += ["--model", model]
+        return await self.start(Program("node", (*command, *flags)))
 
     async def start_echo(self) -> Child:
         """Starts the bare C++ gRPC echo on the server's core."""
@@ -129,15 +130,25 @@ class Rig:
         return Load(**{name: found[name] for name in Load.__slots__})
 
     async def replay(
-        self, server: Child, request: Path, trace: Path, *, seconds: float, method: str = PREDICT
+        self,
+        server: Child,
+        request: Path,
+        trace: Path,
+        *,
+        seconds: float,
+        method: str = PREDICT,
+        outcomes: Path | None = None,
     ) -> Mapping[str, Any]:
         """Sends the requests of a trace at their times and returns what became of them.
+
+        `outcomes` is a file for a line on each: arrival and duration in microseconds, and its gRPC code.
 
         Raises:
             BenchFailed: the generator failed, or was so late itself that its figures mean nothing.
         """
         found = await self.run_json(
             *(find_program("starling-replay"), server.facts["grpc"], method, str(request), str(trace)),
+            *([str(outcomes)] if outcomes else []),
             core=self.load_core,
             timeout_s=seconds + _LOAD_GRACE_S,
         )

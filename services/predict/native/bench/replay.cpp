@@ -1,9 +1,10 @@
 // Replays a trace of arrivals in real time, whether or not earlier ones are answered (open loop), and says what
 // became of each: answered before its deadline, later, or refused.
-// usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE
+// usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE [OUTCOME_FILE]
 //
 // A line of the trace is: arrival_us deadline_us tenant stream sequence priority
 //   arrival_us from the start, ascending; deadline_us from the arrival; tenant, stream: a number, -1 for none.
+// OUTCOME_FILE gets a line for each request, in the order of their ends: arrival_us took_us status_code.
 // Prints one JSON object: sent, met, late, refused (by status code), p50_us and p99_us of those met, tenants (the same
 // counts by tenant), lag_p99_us (how late requests were sent: the quality of this measurement).
 #include <grpcpp/generic/generic_stub.h>
@@ -94,8 +95,8 @@ void print(const Counts& counts) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE\n");
+  if (argc != 5 && argc != 6) {
+    std::fprintf(stderr, "usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE [OUTCOME_FILE]\n");
     return 2;
   }
   const std::string method = argv[2];
@@ -110,6 +111,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "starling-replay: %s or %s is empty or malformed\n", argv[3], argv[4]);
     return 1;
   }
+  std::ofstream outcomes;
+  if (argc == 6) outcomes.open(argv[5]);
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
@@ -149,6 +152,9 @@ int main(int argc, char** argv) {
     const std::unique_ptr<Call> call(static_cast<Call*>(tag));
     --live;
     const auto took = std::chrono::duration<double, std::micro>(Clock::now() - call->due).count();
+    if (outcomes.is_open()) {
+      outcomes << call->arrival->at_us << ' ' << static_cast<long>(took) << ' ' << call->status.error_code() << '\n';
+    }
     for (auto* counts : {&all, &tenants[call->arrival->tenant]}) {
       ++counts->sent;
       if (!call->status.ok()) {
@@ -175,6 +181,11 @@ int main(int argc, char** argv) {
     const auto got = queue.AsyncNext(&tag, &ok, wait);
     if (got == grpc::CompletionQueue::GOT_EVENT) take(tag);
     if (got == grpc::CompletionQueue::SHUTDOWN) break;
+  }
+  outcomes.close();
+  if (argc == 6 && !outcomes) {
+    std::fprintf(stderr, "starling-replay: %s cannot be written\n", argv[5]);
+    return 1;
   }
   std::printf("{");
   print(all);
