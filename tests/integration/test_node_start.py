@@ -106,7 +106,7 @@ def test_an_unknown_model_is_named(fail_to_start: Failing, models: Path) -> None
 
 def test_a_model_without_versions_is_named(fail_to_start: Failing, models: Path) -> None:
     (models / "echo" / "1").rename(models / "echo" / "old")
-    assert "version of model 'echo'; found none in" in fail_to_start(models, "--model", "echo")
+    assert "model 'echo' has no version; found none in" in fail_to_start(models, "--model", "echo")
 
 
 def test_a_file_that_is_not_what_its_manifest_says_is_not_even_opened(fail_to_start: Failing, models: Path) -> None:
@@ -133,7 +133,7 @@ def test_broken_models_do_not_stop_the_others_and_each_says_why(start_node: Star
     edit(models / "half", "num_versions: 1", "num_versions: 2")
     truncate(models / "half" / "2", tell_manifest=True)
 
-    node = start_node(models)
+    node = start_node(models, "--require-manifests")
     assert node.models == ("echo:1", "half:1")
     with Client(node.target) as client:
         found = {(model.name, model.version): model for model in client.models()}
@@ -150,6 +150,13 @@ def test_broken_models_do_not_stop_the_others_and_each_says_why(start_node: Star
         with pytest.raises(FailedPrecondition, match="not a readable model") as refused:
             client.load("cut")
         assert refused.value.reason == "CORRUPT_MODEL"
+
+
+def test_a_version_without_a_manifest_is_served_with_a_warning(start_node: StartNode, models: Path) -> None:
+    (add_plus_one(models, "unsigned") / "manifest.json").unlink()
+    node = start_node(models)
+    assert node.models == ("echo:1", "unsigned:1")
+    assert "model unsigned:1 has no manifest: its files are served unchecked" in node.log
 
 
 def break_models(models: Path) -> dict[tuple[str, int], str]:
@@ -176,7 +183,7 @@ def break_models(models: Path) -> dict[tuple[str, int], str]:
     publish(models, identity("huge", (DataType.FP32, (2**31 - 1, 2**31 - 1))))
     said["huge", 1] = "more than 1073741824 bytes; correct config.pbtxt"
     for name, old, new, says in (
-        ("field", "max_batch_size", "platform: 1\nmax_batch_size", "config.pbtxt:3: unknown field `platform`"),
+        ("field", "max_batch_size", "colour: 1\nmax_batch_size", "config.pbtxt:3: unknown field `colour`"),
         ("backend", '"openvino"', '"tensorrt"', 'config.pbtxt:2: `backend` is "tensorrt"; expected one of'),
         ("renamed", 'name: "renamed"', 'name: "other"', 'but the folder is "renamed"'),
     ):
@@ -194,8 +201,8 @@ def edit(model: Path, old: str, new: str) -> None:
 
 
 def test_an_unknown_field_stops_a_node_that_was_asked_for_this_model(fail_to_start: Failing, models: Path) -> None:
-    edit(models / "echo", "max_batch_size", "platform: 1\nmax_batch_size")
-    assert "config.pbtxt:3: unknown field `platform`; known here:" in fail_to_start(models, "--model", "echo")
+    edit(models / "echo", "max_batch_size", "colour: 1\nmax_batch_size")
+    assert "config.pbtxt:3: unknown field `colour`; known here:" in fail_to_start(models, "--model", "echo")
 
 
 def test_only_the_named_models_are_loaded(start_node: StartNode, models: Path) -> None:
