@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from starling.mesh.v1 import node_service_pb2 as pb
 
 from mesh.control.errors import InvalidNode
 from mesh.control.registry import LEASE_S, REPORT_S, Member, Registry
+from mesh.control.times import duration, timestamp
 from mesh.control.wire import answers, streams
 
 _PAGE_DEFAULT, _PAGE_MAX = 100, 1000
@@ -46,7 +46,7 @@ class NodeService:
         member = self._registry.register(request.node, request.request_id, self._clock(), self._calendar())
         _log.info("node %s registered from %s", member.name, member.address)
         return pb.RegisterNodeResponse(
-            lease_id=member.lease_id, lease_duration=_duration(LEASE_S), report_period=_duration(REPORT_S)
+            lease_id=member.lease_id, lease_duration=duration(LEASE_S), report_period=duration(REPORT_S)
         )
 
     @streams
@@ -121,7 +121,7 @@ class NodeService:
                 raise InvalidNode("a load stream has one header, its first message")
 
     def _expire_time(self) -> Timestamp:
-        return _timestamp(self._calendar() + LEASE_S)
+        return timestamp(self._calendar() + LEASE_S)
 
 
 def describe(member: Member) -> Any:
@@ -129,19 +129,7 @@ def describe(member: Member) -> Any:
     node = pb.Node()
     node.CopyFrom(member.node)
     node.state = member.state
-    node.register_time.CopyFrom(_timestamp(member.registered_time))
+    node.register_time.CopyFrom(timestamp(member.registered_time))
     if member.report is not None:
         node.load.CopyFrom(member.report)
     return node
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromNanoseconds(round(seconds * 1e9))
-    return timestamp

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from starling.mesh.v1 import control_service_pb2 as pb
 from starling.mesh.v1 import node_service_pb2 as nodes_pb
 
 from mesh.control.controller import Controller
 from mesh.control.node_service import describe
+from mesh.control.times import duration, timestamp
 from mesh.control.viewpoint import Viewpoint
 from mesh.control.wire import answers
 from mesh.endpoint import Health
@@ -50,7 +50,7 @@ class ControlService:
             nodes=[describe(member) for member in controller.registry],
             gateways=[_gateway(gateway) for gateway in controller.gateways],
             viewpoints=[self._viewpoint(v) for _, v in sorted(controller.viewpoints.items())],
-            start_time=_timestamp(self._started),
+            start_time=timestamp(self._started),
             alarms=list(find_alarms(controller, now_s)),
         )
 
@@ -63,7 +63,7 @@ class ControlService:
                 node=name,
                 health=_HEALTH[node.health],
                 share=node.share,
-                latency=_duration(node.settled_s),
+                latency=duration(node.settled_s),
                 reason=node.reason,
                 change_time=self._time(node.changed_s),
             )
@@ -73,12 +73,12 @@ class ControlService:
             entry.rate, entry.in_flight = seen.rate, seen.in_flight
             entry.refused_ratio, entry.failed_ratio = seen.refused_ratio, seen.failed_ratio
             if seen.timed_count:
-                entry.p50.CopyFrom(_duration(seen.p50_s))
-                entry.p95.CopyFrom(_duration(seen.p95_s))
+                entry.p50.CopyFrom(duration(seen.p50_s))
+                entry.p95.CopyFrom(duration(seen.p95_s))
         return described
 
     def _time(self, at_s: float) -> Timestamp:
-        return _timestamp(self._calendar() - self._clock() + at_s)
+        return timestamp(self._calendar() - self._clock() + at_s)
 
 
 def find_alarms(controller: Controller, now_s: float) -> Iterator[str]:
@@ -107,17 +107,5 @@ def _gateway(gateway: Any) -> Any:
         refusals=[pb.Refusal(resource_type=kind, message=why) for kind, why in sorted(gateway.refusals.items())],
     )
     if gateway.last_ack_s is not None:
-        described.ack_time.CopyFrom(_duration(gateway.last_ack_s))
+        described.ack_time.CopyFrom(duration(gateway.last_ack_s))
     return described
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromNanoseconds(round(seconds * 1e9))
-    return timestamp

@@ -201,24 +201,6 @@ struct Pending {
   bool has_region = false;
 };
 
-bool parse_shape(Reader& in, Type type, Shape& shape) {
-  std::uint64_t value = 0;
-  if (type == Type::kVarint) {
-    if (!in.varint(value)) return false;
-    shape.push_back(static_cast<std::int64_t>(value));
-    return shape.size() <= kMaxRank;
-  }
-  std::uint64_t outer = 0;
-  if (type != Type::kBytes || !in.enter(outer)) return false;
-  while (in.more()) {
-    if (!in.varint(value)) return false;
-    shape.push_back(static_cast<std::int64_t>(value));
-    if (shape.size() > kMaxRank) return false;
-  }
-  in.leave(outer);
-  return !in.failed();
-}
-
 using Parameters = std::vector<std::pair<std::string, Spans>>;
 
 Status check_input(const std::string& datatype, const InputTensor& tensor) {
@@ -262,7 +244,7 @@ Status parse_input(Reader& in, InputTensor& tensor, Pending& pending, RequestVie
     } else if (tag.field == 2 && is_bytes) {
       if (!in.text(datatype, kNameMax)) return bad_field("inputs.datatype", "UTF-8 of at most 256 bytes");
     } else if (tag.field == 3) {
-      if (!parse_shape(in, tag.type, tensor.shape)) return bad_field("inputs.shape", "at most 8 integers");
+      if (!in.integers(tag.type, tensor.shape, kMaxRank)) return bad_field("inputs.shape", "at most 8 integers");
     } else if (tag.field == 4 && is_bytes) {
       auto& [key, value] = parameters.emplace_back();
       if (parameters.size() > kTensorsMax || !parse_entry(in, key, value)) {

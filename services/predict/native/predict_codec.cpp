@@ -90,24 +90,6 @@ bool parse_alternative(Reader& in, Alternative& out) {
   return out.kind != Alternative::Kind::kNone && (out.kind != Alternative::Kind::kModel || !out.model_name.empty());
 }
 
-bool parse_shape(Reader& in, Type type, Shape& shape) {
-  std::uint64_t value = 0;
-  if (type == Type::kVarint) {
-    if (!in.varint(value)) return false;
-    shape.push_back(static_cast<std::int64_t>(value));
-    return shape.size() <= kMaxRank;
-  }
-  std::uint64_t outer = 0;
-  if (type != Type::kBytes || !in.enter(outer)) return false;
-  while (in.more()) {
-    if (!in.varint(value)) return false;
-    shape.push_back(static_cast<std::int64_t>(value));
-    if (shape.size() > kMaxRank) return false;
-  }
-  in.leave(outer);
-  return !in.failed();
-}
-
 Status parse_tensor(Reader& in, InputTensor& tensor) {
   std::uint64_t outer = 0;
   if (!in.enter(outer)) return bad_field("inputs", "a Tensor no longer than the message");
@@ -121,7 +103,7 @@ Status parse_tensor(Reader& in, InputTensor& tensor) {
       if (!in.varint(value)) return bad_field("inputs.data_type", "an integer");
       tensor.data_type = value < kDataTypeCount ? static_cast<DataType>(value) : DataType::kUnspecified;
     } else if (tag.field == 3) {
-      if (!parse_shape(in, tag.type, tensor.shape)) return bad_field("inputs.shape", "at most 8 integers");
+      if (!in.integers(tag.type, tensor.shape, kMaxRank)) return bad_field("inputs.shape", "at most 8 integers");
     } else if (tag.field == 4 && tag.type == Type::kBytes) {
       if (!in.bytes(tensor.data, tensor.size_bytes)) {
         return bad_field("inputs.data", "a length that the message holds");

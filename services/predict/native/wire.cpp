@@ -104,6 +104,24 @@ bool Reader::fixed(Spans& out, std::uint64_t size) {
   return advance(size, &out);
 }
 
+bool Reader::integers(Type type, std::vector<std::int64_t>& out, std::size_t max_size) {
+  std::uint64_t value = 0;
+  if (type == Type::kVarint) {
+    if (!varint(value)) return false;
+    out.push_back(static_cast<std::int64_t>(value));
+    return out.size() <= max_size;
+  }
+  std::uint64_t outer = 0;
+  if (type != Type::kBytes || !enter(outer)) return false;
+  while (more()) {
+    if (!varint(value)) return false;
+    out.push_back(static_cast<std::int64_t>(value));
+    if (out.size() > max_size) return false;
+  }
+  leave(outer);
+  return !failed();
+}
+
 bool Reader::skip(Type type) {
   std::uint64_t n = 0;
   switch (type) {

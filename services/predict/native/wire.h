@@ -37,6 +37,8 @@ class Reader {
   bool bytes(Spans& out, std::uint64_t& size);        // length-delimited, borrowed
   bool fixed32(std::uint32_t& out);
   bool fixed(Spans& out, std::uint64_t size);  // of a known width, borrowed
+  // One field of a repeated integer, packed or not; fails when `out` gets longer than max_size.
+  bool integers(Type type, std::vector<std::int64_t>& out, std::size_t max_size);
   bool skip(Type type);
 
   // Enters a length-delimited message; leave() with the returned value goes on behind it.
