@@ -228,13 +228,13 @@ def test_an_alternative_does_not_take_the_step(node: RunningNode) -> None:
 
 async def test_steps_sent_ahead_run_in_order(node: RunningNode) -> None:
     async def requests() -> AsyncIterator[Request]:
-        for at in range(40):
+        for at in range(1000):
             yield Request(
                 model="sum",
                 inputs={"x0": np.full((1, 1), at % 3, np.float32)},
                 sequence_id="ahead",
                 sequence_start=at % 20 == 0,
-                sequence_end=at == 39,
+                sequence_end=at == 999,
             )
 
     async with AsyncClient(node.target) as client:

@@ -47,16 +47,18 @@ void StreamCall::advance_locked() {
   }
 }
 
+// Reads on only when the request has entered its model's queue: steps of a sequence and frames of a camera are in the
+// order of their messages, and the next message may be handed to another thread.
 void StreamCall::OnReadDone(bool ok) {
   Item* item = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    reading_ = false;
     if (ok && !finished_) {
       items_.push_back(std::make_unique<Item>(*this, incoming_));
       item = items_.back().get();
       incoming_.Clear();
     } else {
+      reading_ = false;
       half_closed_ = half_closed_ || !ok;
       advance_locked();
     }
@@ -64,6 +66,7 @@ void StreamCall::OnReadDone(bool ok) {
   if (item == nullptr) return;
   item->run();
   const std::lock_guard lock(mutex_);
+  reading_ = false;
   advance_locked();
 }
 
