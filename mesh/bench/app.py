@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "testbed": testbed.run,
 }
 _ALL = "all"
+_WIDTH_UNSEEN = 140
 
 
 def _known(names: tuple[str, ...]) -> str | None:
@@ -79,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     settings = read_settings(
         BenchSettings, [*names, *rest], os.environ, prog="starling bench", description=__doc__ or ""
     )
-    console = Console(soft_wrap=True)
+    # A file or a pipe has no width: tables are written whole.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_UNSEEN)
     if settings.list or not settings.name:
         for name, run in BENCHMARKS.items():
             summary = (run.__doc__ or "").partition("\n")[0]
