@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from engines.assets.errors import QualityTooLow
 from engines.assets.packages import Member
 from engines.assets.progress import Progress
 from engines.repository import Release
@@ -36,3 +37,15 @@ class Materials:
     def text_lines(self, member: Member) -> tuple[str, ...]:
         """Returns the non-empty lines of a text member."""
         return tuple(line for line in self.contents[member].decode().splitlines() if line)
+
+
+def check_error(materials: Materials, error_max: float, *, bar: float, reference: str) -> None:
+    """Raises `QualityTooLow` unless the largest difference from the reference, of one output, is within the bar."""
+    if not error_max <= bar:
+        raise QualityTooLow(
+            f"{materials.asset}: differs from {reference} by {error_max:.2e}; expected at most {bar:.0e};"
+            " it was not published",
+            asset=materials.asset,
+            measured=error_max,
+            bar=bar,
+        )

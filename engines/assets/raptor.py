@@ -14,9 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from engines.assets.errors import QualityTooLow
 from engines.assets.graph import GraphBuilder
-from engines.assets.making import Materials
+from engines.assets.making import Materials, check_error
 from engines.assets.packages import RAPTOR_CHECKPOINT
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
@@ -57,14 +56,7 @@ def make_raptor(materials: Materials) -> Release:
         }
         report(len(observations))
     error_max = max(errors.values())
-    if not error_max <= ERROR_BAR:
-        raise QualityTooLow(
-            f"{materials.asset}: differs from the shipped roll-out by {error_max:.2e}; expected at most"
-            f" {ERROR_BAR:.0e}; it was not published",
-            asset=materials.asset,
-            measured=error_max,
-            bar=ERROR_BAR,
-        )
+    check_error(materials, error_max, bar=ERROR_BAR, reference="the shipped roll-out")
     return Release(
         config=describe(materials.asset),
         version=VERSION,

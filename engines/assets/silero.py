@@ -18,9 +18,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from engines.assets.errors import QualityTooLow
 from engines.assets.graph import GraphBuilder
-from engines.assets.making import Materials
+from engines.assets.making import Materials, check_error
 from engines.assets.packages import SILERO_GRAPH, SPEECH
 from engines.config import DataType, ModelConfig, StateConfig, TensorConfig
 from engines.errors import CorruptModel
@@ -80,14 +79,7 @@ def make_silero(materials: Materials) -> Release:
         }
         report(chunks)
     error_max = max(errors.values())
-    if not error_max <= ERROR_BAR:
-        raise QualityTooLow(
-            f"{materials.asset}: differs from the original graph by {error_max:.2e}; expected at most"
-            f" {ERROR_BAR:.0e}; it was not published",
-            asset=materials.asset,
-            measured=error_max,
-            bar=ERROR_BAR,
-        )
+    check_error(materials, error_max, bar=ERROR_BAR, reference="the original graph")
     return Release(
         config=describe(materials.asset),
         version=VERSION,
