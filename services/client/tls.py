@@ -14,13 +14,16 @@ from .errors import InvalidInput
 TOKEN_BYTES_MAX = 8192 - len("Bearer ")
 """What a gateway reads of a token, less the word before it."""
 
+_READS_MAX = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """How a client is connected securely.
 
-    Certificates are read once, when the client is made; make a new client after renewing them. A token is asked for
-    with every call, so that a file which is replaced before the token in it ends keeps a client going.
+    Certificates are read once, when the client is made, also while they are being replaced in one step, as a Kubernetes
+    secret volume or `starling certs` replaces them; make a new client after renewing them. A token is asked for with
+    every call, so that a file which is replaced before the token in it ends keeps a client going.
 
     Attributes:
         ca: file with the authorities to trust, PEM; those of the system without it.
@@ -40,13 +43,22 @@ class Tls:
         """Returns what a channel is made with.
 
         Raises:
-            InvalidInput: a file cannot be read, or one of certificate and key is missing.
+            InvalidInput: a file cannot be read, one of certificate and key is missing, or they never stop changing.
         """
         if (self.cert is None) != (self.key is None):
             missing = "key" if self.key is None else "cert"
             raise InvalidInput(f"tls.{missing} is missing; a certificate and its private key go together")
-        ca, cert, key = (_read(name, getattr(self, name)) for name in ("ca", "cert", "key"))
-        return grpc.ssl_channel_credentials(ca, key, cert)
+        # Files that are replaced together may be so between two reads: only what is read twice belongs together.
+        found = self._read_files()
+        for _ in range(_READS_MAX):
+            before, found = found, self._read_files()
+            if found == before:
+                ca, cert, key = found
+                return grpc.ssl_channel_credentials(ca, key, cert)
+        raise InvalidInput("the files of tls change with every read; replace certificate and key together, and rarely")
+
+    def _read_files(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        return _read("ca", self.ca), _read("cert", self.cert), _read("key", self.key)
 
     def build_options(self) -> tuple[tuple[str, str], ...]:
         """Returns the channel options that go with it."""
@@ -76,7 +88,11 @@ class Tls:
 def _read(name: str, path: str | os.PathLike[str] | None) -> bytes | None:
     if path is None:
         return None
+    file = Path(path).expanduser()
     try:
-        return Path(path).expanduser().read_bytes()
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:  # the folder behind a link, gone with the replacement
+            return file.read_bytes()
     except OSError as error:
         raise InvalidInput(f"tls.{name} {os.fspath(path)} cannot be read: {error.strerror or error}") from error

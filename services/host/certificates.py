@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # 60 ms that only a process with TLS pays
     from cryptography import x509
 
+_READS_MAX = 100
+
 
 class CertificateRefused(Exception):
     """Certificate files cannot be used; says which and why.
@@ -69,7 +71,7 @@ def read_certificates(files: CertificateFiles, now: datetime) -> Certificates:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    certificate, key, client_ca = (_read(path) for path in (files.certificate, files.key, files.client_ca))
+    certificate, key, client_ca = _read_together(files)
     chain, authorities = _parse(files.certificate, certificate), _parse(files.client_ca, client_ca)
     try:
         private = serialization.load_pem_private_key(key, None)
@@ -95,9 +97,26 @@ def read_certificates(files: CertificateFiles, now: datetime) -> Certificates:
     return Certificates(certificate, key, client_ca, uris[0] if uris else "", end)
 
 
+def _read_together(files: CertificateFiles) -> tuple[bytes, bytes, bytes]:
+    """Reads until two readings are the same, so that no file is of another replacement than the others."""
+    found = _read_all(files)
+    for _ in range(_READS_MAX):
+        before, found = found, _read_all(files)
+        if found == before:
+            break
+    return found
+
+
+def _read_all(files: CertificateFiles) -> tuple[bytes, bytes, bytes]:
+    return _read(files.certificate), _read(files.key), _read(files.client_ca)
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:  # the folder behind a link, gone with the replacement
+            return path.read_bytes()
     except OSError as error:
         raise CertificateRefused(path, f"{path} cannot be read: {error.strerror}; expected a PEM file") from error
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import grpc
 import numpy as np
@@ -14,6 +16,7 @@ from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictRespo
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceServicer, add_PredictServiceServicer_to_server
 
 from mesh.certs import CertStore, Identity, Role
+from mesh.certs.folder import publish
 from services.client import AsyncClient, Client, InvalidInput, PermissionDenied, Tls, Unauthenticated, Unavailable
 from services.client.call import main
 from services.client.tls import TOKEN_BYTES_MAX
@@ -88,6 +91,31 @@ def test_refusals_have_their_own_errors(target: str, files: dict[str, Path]) -> 
     for token, kind in (("expired", Unauthenticated), ("foreign", PermissionDenied)):
         with Client(target, tls=Tls(**files, token=lambda text=token: text)) as client, pytest.raises(kind):  # type: ignore[misc]
             client.predict("m", INPUTS)
+
+
+def test_certificate_and_key_belong_together_while_they_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bytes, ...]] = []
+    monkeypatch.setattr(grpc, "ssl_channel_credentials", lambda *pem: seen.append(pem))
+    names = ("ca.crt", "tls.key", "tls.crt")
+    publish(tmp_path, dict.fromkeys(names, b"0"), datetime.now(UTC))
+    stop = Event()
+
+    def replace() -> None:
+        for version in count(1):
+            if stop.is_set():
+                return
+            publish(tmp_path, dict.fromkeys(names, str(version).encode()), datetime.now(UTC))
+
+    with ThreadPoolExecutor(1) as pool:
+        replaced = pool.submit(replace)
+        for _ in range(300):
+            Tls(ca=tmp_path / "ca.crt", cert=tmp_path / "tls.crt", key=tmp_path / "tls.key").read_credentials()
+        stop.set()
+        replaced.result(10)
+    assert all(len(set(pem)) == 1 for pem in seen)
+    assert len(set(seen)) > 10
 
 
 def test_a_server_has_to_prove_its_name(target: str, files: dict[str, Path]) -> None:
