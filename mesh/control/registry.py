@@ -20,10 +20,10 @@ LEASE_S = 5.0
 REPORT_S = 0.2
 """How often a node speaks."""
 
-SILENT_S = 0.8
+SILENT_S = 0.6
 """A punctual node that has said nothing for so long gets nothing until it speaks again."""
 
-SILENT_GAPS = 3.5
+SILENT_GAPS = 3.0
 """One on a starved machine is given this many of its own gaps, so that a whole busy box does not fall silent."""
 
 _GAP_START_S = 0.4  # a node that has just started is busy
