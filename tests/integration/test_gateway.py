@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from starling.predict.v1 import predict_service_pb2 as predict_pb2
 from starling.predict.v1 import predict_service_pb2_grpc as predict_grpc
 from starling.tensor.v1 import tensor_pb2
 
+from mesh.bench.envoy_stats import read_stats
 from mesh.errors import PortTaken
+from mesh.gateway import GatewaySite, bootstrap, envoy_program, find_envoy
 from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
+from services.client import AsyncClient, RetryPolicy
 from services.host import Address
 
 pytestmark = pytest.mark.asyncio
@@ -160,6 +163,32 @@ async def test_curl_is_told_that_this_is_grpc(tmp_path: Path) -> None:
         writer.close()
         assert answer.startswith(b"HTTP/1.1 415 ")
         assert b"it speaks gRPC" in answer
+
+
+async def test_a_gateway_that_is_replaced_surfaces_no_error_and_two_hundred_agents_come_back(tmp_path: Path) -> None:
+    frame = {"frame": np.zeros((1, 8, 8, 3), np.uint8)}
+    tries = RetryPolicy(attempts_max=100)
+    async with Supervisor() as supervisor, AsyncExitStack() as stack:
+        mesh = await start_mesh(supervisor, plan_mesh(tmp_path, "--latency-ms", "1", "--queue-max", "1000", clouds=0))
+        target = str(mesh.gateway)
+        agents = [await stack.enter_async_context(AsyncClient(target, retry=tries)) for _ in range(200)]
+
+        async def ask() -> list[str]:
+            answers = await asyncio.gather(*(each.predict("nanodet-small", frame, deadline_s=30) for each in agents))
+            return [answer.node for answer in answers]
+
+        assert all(await ask())
+        asking = asyncio.create_task(ask())  # some of these are under way when it dies
+        await asyncio.sleep(0.05)
+        await mesh.gateway_child.kill()
+        waiting = asyncio.create_task(ask())
+        site = GatewaySite("gateway", mesh.gateway, mesh.control)
+        (again,) = await supervisor.start([envoy_program(find_envoy(), bootstrap(site), tmp_path)])
+        assert all(await asking)
+        assert all(await waiting)
+        admin = Address.parse(again.facts["admin"])
+        connections = await read_stats(admin, "http.mesh.downstream_cx_total")
+        assert connections["http.mesh.downstream_cx_total"] >= len(agents)
 
 
 async def _call(channel: grpc.aio.Channel) -> predict_pb2.PredictResponse:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from mesh.child import Child
 from mesh.gateway import Resource, envoy_program, find_envoy, grpc_listener, nodes_cluster, route_configuration
 from mesh.gateway.security.replies import local_replies
 from mesh.gateway.typed import socket_address, typed
@@ -60,29 +61,40 @@ def grpc_cluster(name: str, port: int) -> Resource:
 
 
 @asynccontextmanager
-async def static_gateway(
-    folder: Path, node: MirrorNode, filters: Sequence[Resource], clusters: Sequence[Resource] = ()
-) -> AsyncIterator[grpc.aio.Channel]:
-    """Starts a gateway with these filters before its router; yields a channel to it.
+async def static_envoy(
+    folder: Path, nodes: Resource, filters: Sequence[Resource] = (), clusters: Sequence[Resource] = ()
+) -> AsyncIterator[Child]:
+    """Starts Envoy with these filters before its router; yields its process.
 
     Args:
         folder: existing directory for its files.
-        node: whom it calls.
+        nodes: the cluster that it calls.
         filters: in their order.
         clusters: what the filters call.
     """
     listener = grpc_listener(Address("127.0.0.1", 0))
     config = listener["filter_chains"][0]["filters"][0]["typed_config"]
     config.pop("rds")
-    name = nodes_cluster()["name"]
-    config.update(route_config=route_configuration(name), local_reply_config=local_replies())
+    config.update(route_config=route_configuration(nodes["name"]), local_reply_config=local_replies())
     config["http_filters"][:0] = filters
     bootstrap = {
         "node": {"id": "gateway", "cluster": "starling"},
         "admin": {"address": socket_address(Address("127.0.0.1", 0))},
-        "static_resources": {"listeners": [listener], "clusters": [grpc_cluster(name, node.port), *clusters]},
+        "static_resources": {"listeners": [listener], "clusters": [nodes, *clusters]},
     }
     async with Supervisor() as supervisor:
         (child,) = await supervisor.start([envoy_program(find_envoy(), bootstrap, folder)])
-        async with grpc.aio.insecure_channel(child.facts["grpc"]) as channel:
-            yield channel
+        yield child
+
+
+@asynccontextmanager
+async def static_gateway(
+    folder: Path, node: MirrorNode, filters: Sequence[Resource], clusters: Sequence[Resource] = ()
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Starts a gateway before one node; yields a channel to it. Arguments as for `static_envoy`."""
+    nodes = grpc_cluster(nodes_cluster()["name"], node.port)
+    async with (
+        static_envoy(folder, nodes, filters, clusters) as child,
+        grpc.aio.insecure_channel(child.facts["grpc"]) as channel,
+    ):
+        yield channel
