@@ -12,7 +12,7 @@ from mesh.child import Child
 from mesh.endpoint import Tier
 from mesh.errors import GatewayNotReady
 from mesh.gateway import GatewaySite, bootstrap, check_listen, envoy_program, find_envoy, wait_healthy
-from mesh.gateway.security import DEFAULT_RATE, Rate
+from mesh.gateway.security import DEFAULT_RATE, Rate, secure_control
 from mesh.hosts import THIS_MACHINE, Hosts
 from mesh.local_security import LocalSecurity, prepare_security
 from mesh.program import Program
@@ -153,7 +153,8 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     address = Address.parse(control.facts["grpc"])
     site = GatewaySite(_GATEWAY, plan.gateway, address)
     nodes = await supervisor.spawn(_node_programs(plan, tiers, address, delay_by_node))
-    program = plan.hosts.place(_GATEWAY, envoy_program(envoy, bootstrap(site), plan.run_dir))
+    start = bootstrap(site) if plan.security is None else secure_control(bootstrap(site), plan.security.plan)
+    program = plan.hosts.place(_GATEWAY, envoy_program(envoy, start, plan.run_dir))
     (gateway,) = await supervisor.spawn([program])
     serving = tuple(await together(_serve(node, tiers[node.name], delay_by_node.get(node.name)) for node in nodes))
     await gateway.ready()

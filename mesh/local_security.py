@@ -48,8 +48,13 @@ class LocalSecurity:
 
     @property
     def control_certs(self) -> Path:
-        """Folder with which the control plane calls nodes."""
+        """Folder with which the control plane serves and calls nodes."""
         return self.store.folder(_CONTROL)
+
+    @property
+    def admin_certs(self) -> Path:
+        """Folder with which a person looks at the mesh."""
+        return self.store.folder(_ADMIN)
 
     def _files(self, holder: Identity) -> dict[str, str]:
         folder = self.store.folder(holder)

@@ -141,9 +141,9 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
     if mesh.security is None:
         facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
         facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
+        facts.add_row("", f"starling mesh status --control {mesh.control}")
     else:
         facts.add_row("secure", f"certificates and tokens in {_shorten(mesh.security.store.root)}")
-    facts.add_row("", f"starling mesh status --control {mesh.control}")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
 
 
@@ -157,6 +157,7 @@ def build_examples(mesh: LocalMesh, security: LocalSecurity) -> list[str]:
     return [
         f"starling call {model} --target {mesh.gateway} {mine} --token-file {token} --input frame=@photo.jpg",
         f"grpcurl {grpcurl} {mesh.gateway} list",
+        f"starling mesh status --control {mesh.control} --certs {_shorten(security.admin_certs)}",
         f"starling certs token --dir {root} --tenant acme --scope infer",
         f"starling certs rotate --dir {root}",
     ]

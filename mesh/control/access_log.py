@@ -9,7 +9,11 @@ from typing import Any
 
 from envoy.service.accesslog.v3 import als_pb2
 
+from mesh.control.access import Access
+from mesh.control.errors import NotAllowed
 from mesh.control.estimate import Ending, Sample
+from mesh.control.guard import read_spiffe_id
+from mesh.control.wire import refuse
 from services.host import Address
 
 Sink = Callable[[str, str, Address, Sample], None]
@@ -33,24 +37,34 @@ class AccessLog:
 
     Args:
         sink: takes each sample.
+        access: judges who speaks for which gateway; anybody for each without it.
         clock: seconds, monotonic; entries count from when they arrive, at most 0.1 s after the answer.
     """
 
-    def __init__(self, sink: Sink, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sink, self._clock = sink, clock
+    def __init__(self, sink: Sink, access: Access | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sink, self._access, self._clock = sink, access, clock
         self.entries = 0
 
-    async def StreamAccessLogs(self, requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: ARG002, N802
+    async def StreamAccessLogs(self, requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: N802
         """Takes the log of one gateway for as long as it is connected."""
         gateway = ""
         async for message in requests:
             if message.HasField("identifier"):
                 gateway = message.identifier.node.id
+                await self._check(context, gateway)
             now_s = self._clock()
             for entry in message.http_logs.log_entry:
                 self.entries += 1
                 self._take(gateway, entry, now_s)
         return als_pb2.StreamAccessLogsResponse()
+
+    async def _check(self, context: Any, gateway: str) -> None:
+        if self._access is None:
+            return
+        try:
+            self._access.check_gateway(read_spiffe_id(context), gateway)
+        except NotAllowed as error:
+            await refuse(context, error)
 
     def _take(self, gateway: str, entry: Any, now_s: float) -> None:
         if entry.request.path not in TIMED_PATHS:

@@ -10,9 +10,13 @@ from typing import Any
 
 import grpc
 
+from mesh.control.access import Access
 from mesh.control.discovery_stream import DeltaStream, DiscoveryStream, Verdict, WorldStream
+from mesh.control.errors import NotAllowed
 from mesh.control.gateways import Gateway, GatewayIdentity, GatewayTable
+from mesh.control.guard import read_spiffe_id
 from mesh.control.messages import short_name
+from mesh.control.wire import refuse
 
 _UNANSWERED_MAX = 1000
 _log = logging.getLogger(__name__)
@@ -25,6 +29,7 @@ class AggregatedDiscovery:
         gateways: entry per connected gateway.
         holds_endpoints: tells whether gateways that bring endpoints along keep them for now, because we have just
             started and do not know the nodes yet.
+        access: judges who speaks for which gateway; anybody for each without it.
         clock: seconds, for the time to a verdict.
     """
 
@@ -32,9 +37,10 @@ class AggregatedDiscovery:
         self,
         gateways: GatewayTable,
         holds_endpoints: Callable[[], bool],
+        access: Access | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gateways, self._holds_endpoints, self._clock = gateways, holds_endpoints, clock
+        self._gateways, self._holds_endpoints, self._access, self._clock = gateways, holds_endpoints, access, clock
 
     async def DeltaAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Serves one stream of the incremental protocol."""
@@ -51,7 +57,12 @@ class AggregatedDiscovery:
         if first is None:
             return
         try:
-            gateway = self._gateways.join(GatewayIdentity.read(first.node))
+            identity = GatewayIdentity.read(first.node)
+            if self._access is not None:
+                self._access.check_gateway(read_spiffe_id(context), identity.name)
+            gateway = self._gateways.join(identity)
+        except NotAllowed as error:
+            await refuse(context, error)
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         _log.info("gateway %s connected with %r", gateway.identity.name, stream)

@@ -25,9 +25,11 @@ from starling.mesh.v1 import (
     node_service_pb2_grpc,
 )
 
+from mesh.control.access import Access
 from mesh.control.access_log import AccessLog
 from mesh.control.ads import AggregatedDiscovery
 from mesh.control.controller import Controller
+from mesh.control.guard import Guard
 from mesh.control.metrics import ControlCollector
 from mesh.control.node_service import NodeService
 from mesh.control.probe import Probe
@@ -35,11 +37,12 @@ from mesh.control.rate_limits import RateLimits
 from mesh.control.security_file import follow_security
 from mesh.control.settings import ControlSettings
 from mesh.control.status_service import ControlService
+from mesh.control.tls import ServerTls
 from mesh.errors import AddressUnusable
 from mesh.gateway import check_listen
 from mesh.gateway.security import read_security
 from mesh.interrupt import watch_interrupts
-from services.host import read_settings
+from services.host import Address, read_settings
 
 _STOP_GRACE_S = 0.5
 _OPTIONS = (
@@ -74,31 +77,33 @@ async def serve(settings: ControlSettings) -> None:
 
     Raises:
         PortTaken, AddressUnusable: an address cannot be listened on.
+        CertificateRefused, NoControlCertificate: the certificates are no control plane's, or cannot be used.
     """
     check_listen(settings.listen, "--listen")
     check_listen(settings.metrics, "--metrics")
     security = None if settings.security is None else read_security(settings.security)
+    tls = None if settings.certs is None else ServerTls(settings.certs)
+    access = None if tls is None else Access(tls.trust_domain)
     controller = Controller(settings.nodes_max, settings.balancer, equal=settings.equal_weights, security=security)
     for endpoint in settings.static_nodes:
         controller.registry.add_static(endpoint, time.monotonic(), time.time())
-    access_log = AccessLog(controller.take)
-    server = grpc.aio.server(options=_OPTIONS)
-    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
-        AggregatedDiscovery(controller.gateways, controller.holds_endpoints), server
-    )
+    if access is not None:
+        controller.alarm_sources.append(access.alarms)
+    access_log = AccessLog(controller.take, access)
+    server = grpc.aio.server(interceptors=[] if access is None else [Guard(access)], options=_OPTIONS)
+    discovery = AggregatedDiscovery(controller.gateways, controller.holds_endpoints, access)
+    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
     als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
-    node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", NodeService(controller.registry)), server)
+    nodes = NodeService(controller.registry, access)
+    node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", nodes), server)
     control_service_pb2_grpc.add_ControlServiceServicer_to_server(cast("Any", ControlService(controller)), server)
     limits = None if security is None else RateLimits(security, time.monotonic)
     if limits is not None:
         rls_pb2_grpc.add_RateLimitServiceServicer_to_server(limits, server)
     await _add_standard_services(server)
-    try:
-        port = server.add_insecure_port(str(settings.listen))
-    except RuntimeError as error:
-        raise AddressUnusable(str(settings.listen), "--listen", str(error)) from error
+    port = _listen(server, settings.listen, tls)
     collectors = CollectorRegistry()
-    collectors.register(ControlCollector(controller, access_log, limits))
+    collectors.register(ControlCollector(controller, access_log, limits, tls, access))
     ProcessCollector(registry=collectors)
     metrics, _ = start_http_server(settings.metrics.port, addr=settings.metrics.host, registry=collectors)
     try:
@@ -106,6 +111,8 @@ async def serve(settings: ControlSettings) -> None:
             await server.start()
             loops = [tasks.create_task(controller.run())]
             loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance, settings.certs).run()))
+            if tls is not None:
+                loops.append(tasks.create_task(tls.run()))
             listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
             if settings.security is not None and security is not None:
                 takers = (controller.set_security, *([] if limits is None else [limits.set_plan]))
@@ -118,6 +125,15 @@ async def serve(settings: ControlSettings) -> None:
     finally:
         metrics.shutdown()
         metrics.server_close()
+
+
+def _listen(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:
+    try:
+        if tls is None:
+            return server.add_insecure_port(str(address))
+        return server.add_secure_port(str(address), tls.build_credentials())
+    except RuntimeError as error:
+        raise AddressUnusable(str(address), "--listen", str(error)) from error
 
 
 async def _add_standard_services(server: grpc.aio.Server) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar
 
 import grpc
@@ -26,7 +27,8 @@ from starling.mesh.v1 import (
 
 from mesh.control.table import build_status
 from mesh.errors import MeshError
-from services.host import Address, above, reachable_port, read_settings, setting
+from services.client import Tls
+from services.host import Address, above, existing_dir, reachable_port, read_settings, setting
 
 _TIMEOUT_S = 5.0
 _POLL_S = 0.2
@@ -50,6 +52,12 @@ class MeshSettings:
     control: Address = setting(
         Address("127.0.0.1", 18000), help="the control plane", metavar="HOST:PORT", check=reachable_port
     )
+    certs: Path | None = setting(
+        None,
+        help="folder with tls.crt, tls.key and ca.crt of an admin, for a control plane that asks who calls",
+        metavar="DIR",
+        check=existing_dir,
+    )
     once: bool = setting(False, help="print the status once, also on a terminal")
     every_s: float = setting(0.5, help="time between two looks, seconds", check=above(0))
     wait_s: float = setting(60.0, help="time a draining node gets to leave, seconds", check=above(0))
@@ -69,7 +77,8 @@ class ControlUnreachable(MeshError):
     def __init__(self, control: str, why: str) -> None:
         self.control = control
         super().__init__(
-            f"control plane {control}: {why}; `starling up` prints its address, --control HOST:PORT names it"
+            f"control plane {control}: {why}; `starling up` prints its address, --control HOST:PORT names it, "
+            "--certs DIR with an admin's certificate opens one that asks who calls"
         )
 
 
@@ -81,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             words += [flag, rest.pop(0)]
     settings = read_settings(MeshSettings, [*words, *rest], os.environ, prog="starling mesh", description=__doc__ or "")
     console = Console(soft_wrap=not sys.stdout.isatty())
-    with grpc.insecure_channel(str(settings.control)) as channel:
+    with _connect(settings) as channel:
         try:
             if settings.action is Action.DRAIN:
                 return _drain(channel, settings, console)
@@ -91,6 +100,14 @@ def main(argv: Sequence[str]) -> int:
         except KeyboardInterrupt:
             return 0
     return 0
+
+
+def _connect(settings: MeshSettings) -> grpc.Channel:
+    target, folder = str(settings.control), settings.certs
+    if folder is None:
+        return grpc.insecure_channel(target)
+    tls = Tls(ca=folder / "ca.crt", cert=folder / "tls.crt", key=folder / "tls.key")
+    return grpc.secure_channel(target, tls.read_credentials())
 
 
 def _show(channel: grpc.Channel, settings: MeshSettings, console: Console) -> None:

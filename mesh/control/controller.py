@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from mesh.control.estimate import Sample
@@ -39,6 +39,7 @@ class Controller:
         registry, gateways: what it ties.
         viewpoints: by name; one without gateways is kept for a while.
         late_ticks: how often it came so late that it held its judgement.
+        alarm_sources: others that may have something a person should look at, asked with the time.
 
     Args:
         nodes_max: most nodes.
@@ -63,6 +64,7 @@ class Controller:
         self.gateways = GatewayTable(self._welcome)
         self.viewpoints: dict[str, Viewpoint] = {}
         self.late_ticks = 0
+        self.alarm_sources: list[Callable[[float], Iterable[str]]] = []
         self._security = security
         self._balancer, self._rules, self._equal, self._clock = balancer, rules or Rules(), equal, clock
         self._distances: dict[str, float] = {}

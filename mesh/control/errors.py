@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mesh.errors import MeshError
 
 
@@ -14,6 +16,17 @@ class InvalidNode(ControlError):
 
     status = "INVALID_ARGUMENT"
     reason = "INVALID_INPUT"
+
+
+class NotAllowed(ControlError):
+    """The holder of a certificate may not do that."""
+
+    status = "PERMISSION_DENIED"
+    reason = "NOT_ALLOWED"
+
+    def __init__(self, spiffe_id: str, what: str, expected: str) -> None:
+        self.spiffe_id = spiffe_id
+        super().__init__(f"{spiffe_id or 'a certificate without a SPIFFE id'} may not {what}; {expected}")
 
 
 class NodeNotFound(ControlError):
@@ -63,3 +76,18 @@ class RegistryFull(ControlError):
     def __init__(self, nodes_max: int) -> None:
         self.nodes_max = nodes_max
         super().__init__(f"{nodes_max} nodes are registered, which is the most; raise --nodes-max")
+
+
+class NoControlCertificate(ControlError):
+    """The control plane was given somebody else's certificate, and nobody would believe it."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "NO_CONTROL_CERTIFICATE"
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder = folder
+        self.uri = uri
+        super().__init__(
+            f"the certificate in {folder} is of {uri or 'no SPIFFE id'}; gateways and nodes expect "
+            "spiffe://TRUST-DOMAIN/control/NAME; issue one with `starling certs issue control/control`"
+        )

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from mesh.control.access import Access
 from mesh.control.access_log import AccessLog
 from mesh.control.controller import Controller
 from mesh.control.rate_limits import RateLimits
 from mesh.control.status_service import find_alarms
+from mesh.control.tls import ServerTls
 from mesh.endpoint import Health
 
 _SEEN = ("viewpoint", "node")
@@ -21,8 +23,16 @@ _SEEN = ("viewpoint", "node")
 class ControlCollector(Collector):
     """Shows nodes, gateways and weights. Scraped from another thread: it reads copies and single values only."""
 
-    def __init__(self, controller: Controller, access_log: AccessLog, limits: RateLimits | None = None) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        access_log: AccessLog,
+        limits: RateLimits | None = None,
+        tls: ServerTls | None = None,
+        access: Access | None = None,
+    ) -> None:
         self._controller, self._access_log, self._limits = controller, access_log, limits
+        self._tls, self._access = tls, access
 
     def collect(self) -> Iterator[Metric]:
         """Yields every metric family."""
@@ -51,6 +61,8 @@ class ControlCollector(Collector):
             counted.add_metric(("allowed",), self._limits.allowed)
             counted.add_metric(("refused",), self._limits.refused)
             yield counted
+        if self._tls is not None and self._access is not None:
+            yield from _security(self._tls, self._access)
         yield from self._gateways()
         yield from self._weights()
 
@@ -94,3 +106,22 @@ class ControlCollector(Collector):
                 if seen.timed_count:
                     p95.add_metric(key, seen.p95_s)
         yield from (share, latency, p95, rate, refused, failed)
+
+
+def _security(tls: ServerTls, access: Access) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "starling_control_callers_refused", "Calls of holders of a certificate who may not", labels=("service",)
+    )
+    for service, count in list(access.refused.items()):
+        refused.add_metric((service,), count)
+    yield refused
+    end = GaugeMetricFamily(
+        "starling_tls_certificate_end_seconds", "Unix time at which the first certificate in use ends; renew before"
+    )
+    end.add_metric((), tls.follower.current.end.timestamp())
+    yield end
+    failures = CounterMetricFamily(
+        "starling_tls_reload_failures", "Replaced certificate files that could not be used; the log says why"
+    )
+    failures.add_metric((), tls.follower.failures)
+    yield failures

@@ -12,7 +12,9 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from starling.mesh.v1 import node_service_pb2 as pb
 
+from mesh.control.access import Access
 from mesh.control.errors import InvalidNode
+from mesh.control.guard import read_spiffe_id
 from mesh.control.registry import LEASE_S, REPORT_S, Member, Registry
 from mesh.control.times import duration, timestamp
 from mesh.control.wire import answers, streams
@@ -27,22 +29,25 @@ class NodeService:
 
     Args:
         registry: the nodes.
+        access: judges who speaks for which node; anybody for each without it.
         clock, calendar: seconds, monotonic and since 1970.
     """
 
     def __init__(
         self,
         registry: Registry,
+        access: Access | None = None,
         clock: Callable[[], float] = time.monotonic,
         calendar: Callable[[], float] = time.time,
     ) -> None:
-        self._registry, self._clock, self._calendar = registry, clock, calendar
+        self._registry, self._access, self._clock, self._calendar = registry, access, clock, calendar
         self._order_ids = itertools.count(1)
         self._draining: set[asyncio.Task[None]] = set()
 
     @answers
-    async def RegisterNode(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+    async def RegisterNode(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Makes a node known and gives it a lease."""
+        self._check(context, request.node.name)
         member = self._registry.register(request.node, request.request_id, self._clock(), self._calendar())
         _log.info("node %s registered from %s", member.name, member.address)
         return pb.RegisterNodeResponse(
@@ -50,12 +55,13 @@ class NodeService:
         )
 
     @streams
-    async def ReportLoad(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: ARG002, N802
+    async def ReportLoad(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Renews a lease with each message and hands out orders."""
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("message") != "header":
             raise InvalidNode("the first message of a load stream names the lease; send a ReportLoadHeader")
         lease_id = first.header.lease_id
+        self._check(context, self._registry.find(lease_id).name)
         self._registry.renew(lease_id, self._clock())
         yield pb.ReportLoadResponse(header=pb.LeaseHeader(expire_time=self._expire_time()))
         async for request in requests:
@@ -79,8 +85,9 @@ class NodeService:
         return pb.DrainNodeResponse(node=describe(member))
 
     @answers
-    async def DeregisterNode(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+    async def DeregisterNode(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Forgets a node at once."""
+        self._check(context, self._registry.find(request.lease_id).name)
         member = self._registry.deregister(request.lease_id)
         _log.info("node %s left", member.name)
         return pb.DeregisterNodeResponse()
@@ -101,6 +108,10 @@ class NodeService:
         page = found[:size]
         token = page[-1].name if len(found) > size else ""
         return pb.ListNodesResponse(nodes=[describe(member) for member in page], next_page_token=token)
+
+    def _check(self, context: Any, node: str) -> None:
+        if self._access is not None:
+            self._access.check_node(read_spiffe_id(context), node)
 
     async def _order_later(self, member: Member, order: Any) -> None:
         # A node refuses as soon as it drains; gateways have to look elsewhere before that.

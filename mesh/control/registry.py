@@ -162,14 +162,25 @@ class Registry:
         if self._members.pop(name, None) is not None:
             self._on_change()
 
+    def find(self, lease_id: str) -> Member:
+        """Returns the node of a lease.
+
+        Raises:
+            LeaseExpired: there is none of that name.
+        """
+        member = self._by_lease.get(lease_id)
+        if member is None:
+            raise LeaseExpired(lease_id)
+        return member
+
     def renew(self, lease_id: str, now_s: float) -> Member:
         """Returns the node of a live lease, which lives on from now.
 
         Raises:
             LeaseExpired: it is not alive.
         """
-        member = self._by_lease.get(lease_id)
-        if member is None or member.state == pb.NODE_STATE_LOST:
+        member = self.find(lease_id)
+        if member.state == pb.NODE_STATE_LOST:
             raise LeaseExpired(lease_id)
         was_silent = member.health(now_s) is Health.SILENT
         member.hear(now_s)
@@ -202,9 +213,8 @@ class Registry:
         Raises:
             LeaseExpired: the lease is not alive.
         """
-        member = self._by_lease.pop(lease_id, None)
-        if member is None:
-            raise LeaseExpired(lease_id)
+        member = self.find(lease_id)
+        del self._by_lease[lease_id]
         del self._members[member.name]
         self._on_change()
         return member

@@ -59,7 +59,8 @@ class ControlSettings:
     )
     certs: Path | None = setting(
         None,
-        help="folder with tls.crt, tls.key and ca.crt, to call nodes that ask for a certificate",
+        help="folder with tls.crt, tls.key and ca.crt: --listen speaks TLS only and asks who calls, nodes are "
+        "called so too; plain text without it",
         metavar="DIR",
         check=existing_dir,
     )
@@ -75,6 +76,8 @@ class ControlSettings:
         """Yields what contradicts."""
         if self.listen == self.metrics and self.listen.port != 0:
             yield f"--listen and --metrics are both {self.listen}; give them different ports"
+        if self.security is not None and self.certs is None:
+            yield "--security needs --certs: what gateways are told must not travel, or be answered, by strangers"
         names = [endpoint.name for endpoint in self.static_nodes]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"--node {name} is given twice; names are unique"

@@ -95,6 +95,8 @@ def find_alarms(controller: Controller, now_s: float) -> Iterator[str]:
             yield f"node {member.name} is silent for {now_s - member.heard_s:.1f} s and gets nothing new"
     if not any(e.health is Health.SERVING for e in controller.registry.endpoints(now_s)):
         yield "no node serves; start one with `starling node --control HOST:PORT`"
+    for source in controller.alarm_sources:
+        yield from source(now_s)
 
 
 def _gateway(gateway: Any) -> Any:

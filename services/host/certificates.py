@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:  # 60 ms that only a process with TLS pays
     from cryptography import x509
 
 _READS_MAX = 100
+_SOON = timedelta(days=7)
+_log = logging.getLogger(__name__)
 
 
 class CertificateRefused(Exception):
@@ -59,6 +62,52 @@ class Certificates:
     client_ca: bytes
     uri: str
     end: datetime
+
+
+class CertificateFollower:
+    """Keeps the last good contents of certificate files that may be replaced at any time. Used by one thread.
+
+    Attributes:
+        current: the contents in use.
+        failures: how often the files became ones that cannot be used.
+
+    Raises:
+        CertificateRefused: the files cannot be used.
+    """
+
+    def __init__(self, files: CertificateFiles) -> None:
+        self._files = files
+        self.current = read_certificates(files, datetime.now(UTC))
+        self.failures = 0
+        self._refused = ""
+        self._tell()
+
+    def refresh(self) -> bool:
+        """Takes over what has changed in the files; returns whether it did. Keeps what it has when they are bad."""
+        try:
+            found = read_certificates(self._files, datetime.now(UTC))
+        except CertificateRefused as error:
+            if str(error) != self._refused:
+                self.failures += 1
+                _log.error("keeping the certificates of before: %s", error)
+            self._refused = str(error)
+            return False
+        self._refused = ""
+        if found == self.current:
+            return False
+        self.current = found
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        current = self.current
+        _log.info("serving TLS as %s until %s", current.uri or "an unnamed host", f"{current.end:%Y-%m-%d %H:%M} UTC")
+        if current.end - datetime.now(UTC) < _SOON:
+            _log.warning("a certificate ends at %s", f"{current.end:%Y-%m-%d %H:%M} UTC")
+
+    def __repr__(self) -> str:
+        """Returns whose certificate it is and when it ends."""
+        return f"<CertificateFollower {self.current.uri or self._files.certificate} until {self.current.end:%Y-%m-%d}>"
 
 
 def read_certificates(files: CertificateFiles, now: datetime) -> Certificates:

@@ -119,12 +119,23 @@ class LinkStream:
 
     def __repr__(self) -> str: ...
 
+class LinkTls:
+    """
+    How another server is known, and what we show it. Files may be replaced.
+    """
+
+    def __init__(self, *, identity_file: str, authority_file: str, server: str) -> None:
+        """
+        server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.
+        """
+
 class Link:
     """
     Calls another gRPC server by raw bytes. Repairs its connection. Thread-safe.
     """
 
-    def __init__(self, target: str) -> None: ...
+    def __init__(self, target: str, tls: LinkTls | None = None) -> None:
+        """Plain text without tls."""
 
     def call(self, method: str, request: bytes, timeout_s: float) -> LinkReply:
         """Calls "/package.Service/Method" and waits. Releases the GIL."""

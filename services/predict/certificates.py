@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
-from services.host.certificates import CertificateFiles, CertificateRefused, Certificates, read_certificates
-
-_SOON = timedelta(days=7)
-_log = logging.getLogger(__name__)
+from services.host.certificates import CertificateFiles, CertificateFollower
 
 
 class FollowedCertificates:
@@ -24,11 +20,8 @@ class FollowedCertificates:
     """
 
     def __init__(self, files: CertificateFiles) -> None:
-        self._files = files
-        self._current = read_certificates(files, datetime.now(UTC))
+        self._follower = CertificateFollower(files)
         self._identity, self._client_ca = (os.memfd_create(name) for name in ("identity", "client-ca"))
-        self._refused = ""
-        self.failures = 0
         self._show()
 
     @property
@@ -38,28 +31,28 @@ class FollowedCertificates:
 
     @property
     def client_ca_file(self) -> str:
-        """File with the authorities of clients."""
+        """File with the authorities of clients, and of the control plane."""
         return f"/proc/self/fd/{self._client_ca}"
+
+    @property
+    def uri(self) -> str:
+        """The SPIFFE id that the certificate proves; empty when it has none."""
+        return self._follower.current.uri
 
     @property
     def end(self) -> datetime:
         """When the first of the certificates in use ends."""
-        return self._current.end
+        return self._follower.current.end
+
+    @property
+    def failures(self) -> int:
+        """How often the files became ones that cannot be used."""
+        return self._follower.failures
 
     def refresh(self) -> bool:
         """Takes over what has changed in the files; returns whether it did. Keeps what it has when they are bad."""
-        try:
-            found = read_certificates(self._files, datetime.now(UTC))
-        except CertificateRefused as error:
-            if str(error) != self._refused:
-                self.failures += 1
-                _log.error("keeping the certificates of before: %s", error)
-            self._refused = str(error)
+        if not self._follower.refresh():
             return False
-        self._refused = ""
-        if found == self._current:
-            return False
-        self._current = found
         self._show()
         return True
 
@@ -69,12 +62,9 @@ class FollowedCertificates:
         os.close(self._client_ca)
 
     def _show(self) -> None:
-        current: Certificates = self._current
+        current = self._follower.current
         _replace(self._identity, current.key + b"\n" + current.certificate)
         _replace(self._client_ca, current.client_ca)
-        _log.info("serving TLS as %s until %s", current.uri or "an unnamed host", f"{current.end:%Y-%m-%d %H:%M} UTC")
-        if current.end - datetime.now(UTC) < _SOON:
-            _log.warning("a certificate ends at %s", f"{current.end:%Y-%m-%d %H:%M} UTC")
 
 
 def _replace(descriptor: int, content: bytes) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from engines import Repository
 from engines._core import ModelRegistry
 from services.host import Address
-from services.predict._dataplane import Server, TlsOptions
+from services.predict._dataplane import LinkTls, Server, TlsOptions
 from services.predict.autopilot_log import AutopilotLog
 from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
@@ -156,7 +156,13 @@ class NodeProcess:
         node = describe_node(self._settings, str(reached_at), str(metrics))
         meter = LoadMeter(self._registry, self._server)
         self._registration = Registration(
-            control, node, registry=self._registry, models=self._models, meter=meter, drain=stop.set
+            control,
+            node,
+            registry=self._registry,
+            models=self._models,
+            meter=meter,
+            drain=stop.set,
+            tls=_link_tls(self._certificates),
         )
         if not self._registration.wait(_REGISTER_S):
             _log.warning("serving without the control plane %s, which does not answer yet", control)
@@ -172,4 +178,16 @@ def _tls_options(certificates: FollowedCertificates | None, clients: Sequence[st
         return None
     return TlsOptions(
         identity_file=certificates.identity_file, client_ca_file=certificates.client_ca_file, clients=list(clients)
+    )
+
+
+def _link_tls(certificates: FollowedCertificates | None) -> LinkTls | None:
+    """Returns how the control plane is known: by its role in our own trust domain, or else by its host name."""
+    if certificates is None:
+        return None
+    trust_domain = certificates.uri.removeprefix("spiffe://").partition("/")[0]
+    return LinkTls(
+        identity_file=certificates.identity_file,
+        authority_file=certificates.client_ca_file,
+        server=f"spiffe://{trust_domain}/control/" if trust_domain else "",
     )

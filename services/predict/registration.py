@@ -14,7 +14,7 @@ from starling.mesh.v1 import node_service_pb2 as pb
 from engines import EngineError
 from engines._core import ModelRegistry
 from services.host import Address, encode_error
-from services.predict._dataplane import Link, LinkStream
+from services.predict._dataplane import Link, LinkStream, LinkTls
 from services.predict.load import LoadMeter, describe_models
 from services.predict.models import NodeModels
 
@@ -37,6 +37,7 @@ class Registration:
         models: what it may be ordered to load or unload.
         meter: how busy it is.
         drain: asks the process to finish and end.
+        tls: how the control plane is known, and what we show it; plain text without it.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Registration:
         models: NodeModels,
         meter: LoadMeter,
         drain: Callable[[], None],
+        tls: LinkTls | None = None,
     ) -> None:
         self._control, self._node, self._drain = control, node, drain
         self._registry, self._models, self._meter = registry, models, meter
         self._request_id = secrets.token_hex(16)
-        self._link = Link(str(control))
+        self._link = Link(str(control), tls)
         self._stopping = threading.Event()
         self._registered = threading.Event()
         self._lease_id = ""

@@ -47,7 +47,7 @@ class NodeSettings:
     )
     control: Address | None = setting(
         None,
-        help="control plane to register with; without one, nobody is told of this node",
+        help="control plane to register with, by TLS if --tls-cert is given; without one, nobody is told of this node",
         metavar="HOST:PORT",
         check=reachable_port,
     )

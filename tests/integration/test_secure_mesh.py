@@ -360,9 +360,26 @@ async def test_a_node_with_the_certificate_of_another_gets_no_requests(tmp_path:
     stolen = {name: (real / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")}
     publish(store.folder(Identity(Role.NODE, "edge-2")), stolen, now)
     async with running(tmp_path) as secure, secure.connect(secure.sign()) as client:
+        assert secure.mesh.unreached == {"edge-2"}
         assert {(await ask(client)).node for _ in range(30)} == {"edge-1"}
-        stats = await asyncio.to_thread(_read_stats, secure, "cluster.nodes.ssl.fail_verify_san")
-        assert stats["cluster.nodes.ssl.fail_verify_san"] > 0
+
+
+async def test_a_node_that_answers_at_the_address_of_another_gets_no_requests(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    store = CertStore(tmp_path / "certs")
+    store.create("starling", now)
+    thief = store.issue(Identity(Role.NODE, "thief"), now, hosts=[*LOCAL_HOSTS, "thief"])
+    pair = (thief / "tls.key").read_bytes(), (thief / "tls.crt").read_bytes()
+    credentials = grpc.ssl_server_credentials([pair], (thief / "ca.crt").read_bytes(), require_client_auth=True)
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    flags = ("--node", f"edge-9=edge@127.0.0.1:{port}")
+    async with running(tmp_path, control_flags=flags) as secure, secure.connect(secure.sign()) as client:
+        assert {(await ask(client)).node for _ in range(30)} <= {"edge-1", "edge-2"}
+        name = "cluster.nodes.ssl.fail_verify_san"
+        assert await asyncio.to_thread(wait_until, lambda: _read_stats(secure, name)[name] > 0, limit_s=20)
+    await server.stop(None)
 
 
 async def test_renewing_every_certificate_under_load_fails_nothing(tmp_path: Path, repository: Path) -> None:

@@ -190,7 +190,7 @@ class FakeRegistration:
                 for name in arguments.model or ["nanodet-small"]
             ],
         )
-        stub = node_service_pb2_grpc.NodeServiceStub(grpc.aio.insecure_channel(arguments.control))
+        stub = node_service_pb2_grpc.NodeServiceStub(_connect(arguments))
         self = cls(stub, node, stop)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._registered.wait(), 2)
@@ -265,6 +265,13 @@ async def serve(arguments: argparse.Namespace) -> None:
     # Go on refusing until callers have seen the health change: a stopping server cancels instead.
     await asyncio.sleep(_LINGER_S)
     await server.stop(grace=2.0)
+
+
+def _connect(arguments: argparse.Namespace) -> grpc.aio.Channel:
+    if arguments.tls_cert is None:
+        return grpc.aio.insecure_channel(arguments.control)
+    pem = [Path(path).read_bytes() for path in (arguments.tls_client_ca, arguments.tls_key, arguments.tls_cert)]
+    return grpc.aio.secure_channel(arguments.control, grpc.ssl_channel_credentials(*pem))
 
 
 def _listen(server: grpc.aio.Server, arguments: argparse.Namespace) -> int:

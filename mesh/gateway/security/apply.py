@@ -15,7 +15,7 @@ from mesh.gateway.security.access import (
 from mesh.gateway.security.limits import limit_everywhere, limit_here
 from mesh.gateway.security.plan import RemoteKeys, SecurityPlan
 from mesh.gateway.security.replies import local_replies
-from mesh.gateway.security.transport import towards_agents, towards_issuer, towards_nodes
+from mesh.gateway.security.transport import towards_agents, towards_control, towards_issuer, towards_nodes
 from mesh.gateway.typed import Resource, socket_address
 from services.host import Address
 
@@ -53,6 +53,14 @@ def secure_listener(listener: Resource, plan: SecurityPlan) -> Resource:
 def secure_nodes(cluster: Resource, plan: SecurityPlan) -> Resource:
     """Returns the cluster of the nodes with TLS in both directions; health checks use it too."""
     return {**cluster, "transport_socket": towards_nodes(plan)}
+
+
+def secure_control(bootstrap: Resource, plan: SecurityPlan) -> Resource:
+    """Returns a bootstrap that reaches its control plane, its only cluster, with TLS in both directions."""
+    static = bootstrap["static_resources"]
+    (control,) = static["clusters"]
+    secured = {**control, "transport_socket": towards_control(plan)}
+    return {**bootstrap, "static_resources": {**static, "clusters": [secured]}}
 
 
 def further_clusters(plan: SecurityPlan) -> Sequence[Resource]:

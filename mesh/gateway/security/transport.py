@@ -58,6 +58,27 @@ def towards_nodes(plan: SecurityPlan) -> Resource:
     )
 
 
+def towards_control(plan: SecurityPlan) -> Resource:
+    """Returns the `envoy.config.core.v3.TransportSocket` that shows our certificate and wants a control plane's.
+
+    It is known by its identity and not by a host name: nodes hold certificates for the same hosts.
+    """
+    prefix = f"spiffe://{plan.trust_domain}/control/"
+    names = {"san_type": "URI", "matcher": {"prefix": prefix}}
+    common = _common(plan)
+    # The authorities come from a file that is followed; who of those they sign, from here.
+    followed = common.pop("validation_context_sds_secret_config")
+    common["combined_validation_context"] = {
+        "default_validation_context": {"match_typed_subject_alt_names": [names]},
+        "validation_context_sds_secret_config": followed,
+    }
+    return extension(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.UpstreamTlsContext",
+        {"common_tls_context": common},
+    )
+
+
 def towards_issuer(ca: Path, host: str) -> Resource:
     """Returns the transport socket of an issuer of tokens on the web."""
     names = {"san_type": "DNS", "matcher": {"exact": host}}

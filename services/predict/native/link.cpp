@@ -1,8 +1,13 @@
 #include "link.h"
 
 #include <grpcpp/impl/codegen/client_unary_call.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_certificate_verifier.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <grpcpp/support/sync_stream.h>
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -10,6 +15,8 @@ namespace starling::predict {
 namespace {
 
 using grpc::internal::RpcMethod;
+
+constexpr unsigned kPollSeconds = 1;
 
 grpc::ByteBuffer buffer(const std::string& bytes) {
   const grpc::Slice slice(bytes);
@@ -27,6 +34,45 @@ std::string bytes(const grpc::ByteBuffer& buffer) {
 
 LinkReply reply(const grpc::Status& status, std::string payload = {}) {
   return {static_cast<int>(status.error_code()), status.error_message(), std::move(payload)};
+}
+
+// Looks at the server's names after the handshake has proved them.
+class ServerVerifier final : public grpc::experimental::ExternalCertificateVerifier {
+ public:
+  explicit ServerVerifier(std::string server) : server_(std::move(server)) {}
+
+  bool Verify(grpc::experimental::TlsCustomVerificationCheckRequest* request, std::function<void(grpc::Status)>,
+              grpc::Status* status) override {
+    const auto uris = request->uri_names();
+    const bool known = std::any_of(uris.begin(), uris.end(), [&](const auto& found) {
+      const std::string_view uri(found.data(), found.size());
+      return server_.ends_with('/') ? uri.starts_with(server_) : uri == server_;
+    });
+    if (!known) *status = {grpc::StatusCode::UNAUTHENTICATED, "its certificate is not of " + server_};
+    return true;
+  }
+
+  void Cancel(grpc::experimental::TlsCustomVerificationCheckRequest*) override {}  // Verify never waits
+
+ private:
+  const std::string server_;
+};
+
+std::shared_ptr<grpc::ChannelCredentials> credentials(const LinkTls& tls) {
+  using namespace grpc::experimental;
+  TlsChannelCredentialsOptions options;
+  options.set_certificate_provider(std::make_shared<FileWatcherCertificateProvider>(
+      tls.identity_file, tls.identity_file, tls.authority_file, kPollSeconds));
+  options.watch_identity_key_cert_pairs();
+  options.watch_root_certs();
+  if (tls.server.empty()) {
+    options.set_certificate_verifier(std::make_shared<HostNameCertificateVerifier>());
+  } else {
+    // An identity instead of a host name: other members of the mesh hold certificates for the same hosts.
+    options.set_check_call_host(false);
+    options.set_certificate_verifier(ExternalCertificateVerifier::Create<ServerVerifier>(tls.server));
+  }
+  return TlsCredentials(options);
 }
 
 }  // namespace
@@ -61,7 +107,7 @@ LinkReply LinkStream::finish() {
   return reply(stream_->Finish());
 }
 
-Link::Link(const std::string& target) {
+Link::Link(const std::string& target, const std::optional<LinkTls>& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
@@ -70,7 +116,7 @@ Link::Link(const std::string& target) {
   // A peer that vanished without a word is noticed; the control plane allows such pings.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2000);
-  channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  channel_ = grpc::CreateCustomChannel(target, tls ? credentials(*tls) : grpc::InsecureChannelCredentials(), arguments);
 }
 
 LinkReply Link::call(const std::string& method, const std::string& payload, std::chrono::milliseconds timeout) {

@@ -46,10 +46,18 @@ class LinkStream {
   bool finished_ = false;
 };
 
-// A connection that repairs itself: after a break it is tried again at most a second later. Thread-safe.
+// How the other server is known, and what we show it.
+struct LinkTls {
+  std::string identity_file;   // PEM: private key and certificate chain in one file
+  std::string authority_file;  // PEM: authorities that the server's certificate may come from
+  std::string server;          // SPIFFE id of the server, with all below if it ends in '/'; empty: its host name
+};
+
+// A connection that repairs itself: after a break it is tried again at most a second later, with the certificates of
+// then: their files are read again every second. Thread-safe.
 class Link {
  public:
-  explicit Link(const std::string& target);
+  explicit Link(const std::string& target, const std::optional<LinkTls>& tls = std::nullopt);
 
   LinkReply call(const std::string& method, const std::string& payload, std::chrono::milliseconds timeout);
   std::shared_ptr<LinkStream> open(const std::string& method) { return std::make_shared<LinkStream>(channel_, method); }

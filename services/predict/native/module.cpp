@@ -180,8 +180,22 @@ NB_MODULE(_dataplane, m) {
            "Returns how it ended; call once, after read() returned None.")
       .def("__repr__", [](const LinkStream&) { return std::string("<LinkStream>"); });
 
+  nb::class_<LinkTls>(m, "LinkTls", "How another server is known, and what we show it. Files may be replaced.")
+      .def(
+          "__init__",
+          [](LinkTls* self, std::string identity_file, std::string authority_file, std::string server) {
+            new (self) LinkTls{std::move(identity_file), std::move(authority_file), std::move(server)};
+          },
+          nb::kw_only(), "identity_file"_a, "authority_file"_a, "server"_a,
+          "server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.");
+
   nb::class_<Link>(m, "Link", "Calls another gRPC server by raw bytes. Repairs its connection. Thread-safe.")
-      .def(nb::init<const std::string&>(), "target"_a)
+      .def(
+          "__init__",
+          [](Link* self, const std::string& target, const LinkTls* tls) {
+            new (self) Link(target, tls ? std::optional(*tls) : std::nullopt);
+          },
+          "target"_a, "tls"_a = nb::none(), nb::call_guard<nb::gil_scoped_release>(), "Plain text without tls.")
       .def(
           "call",
           [](Link& l, const std::string& method, const nb::bytes& request, double timeout_s) {

@@ -18,10 +18,11 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from starling.predict.v1 import model_service_pb2, predict_service_pb2
 
+from mesh import gateway
 from mesh.certs import CertStore, Identity, Role
 from mesh.control.messages import CLUSTER
 from mesh.control.resources import build_frame
-from mesh.gateway import Balancer, Resource, find_envoy, grpc_listener, nodes_cluster, route_configuration
+from mesh.gateway import Balancer, GatewaySite, Resource, find_envoy, grpc_listener, nodes_cluster, route_configuration
 from mesh.gateway.security import (
     Rate,
     RemoteKeys,
@@ -29,12 +30,14 @@ from mesh.gateway.security import (
     build_secrets,
     further_clusters,
     read_security,
+    secure_control,
     secure_listener,
     secure_nodes,
     write_security,
 )
 from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, fill
 from mesh.gateway.security.methods import INFER_METHODS
+from mesh.gateway.security.transport import towards_control
 from services.host import Address
 
 _GOLDEN = Path(__file__).with_name("gateway_security.golden.json")
@@ -65,6 +68,7 @@ def build(plan: SecurityPlan) -> Resource:
         "secrets": {str(path): resource for path, resource in build_secrets(plan).items()},
         "towards_agents": chain["transport_socket"],
         "towards_nodes": secure_nodes(nodes_cluster(), plan)["transport_socket"],
+        "towards_control": towards_control(plan),
         "connection_manager": {key: value for key, value in config.items() if plain.get(key) != value},
         "further_clusters": list(further_clusters(plan)),
     }
@@ -95,6 +99,18 @@ def test_envoy_accepts_the_configuration(tmp_path: Path, remote: bool) -> None:
     # A deprecated field or an ignored one would be a warning. The issuer of this test is nowhere.
     warnings = [line for line in done.stderr.splitlines() if "warning" in line and "Jwks async fetching" not in line]
     assert not warnings
+
+
+def test_envoy_accepts_the_bootstrap_that_knows_its_control_plane(tmp_path: Path) -> None:
+    store, now = CertStore(tmp_path / "certs"), datetime.now(UTC)
+    store.create("starling", now)
+    plan = replace(_PLAN, certificates=store.issue(Identity(Role.GATEWAY, "gateway"), now), secrets=tmp_path)
+    for path, resource in build_secrets(plan).items():
+        path.write_text(json.dumps(resource))
+    site = GatewaySite("gateway", Address("127.0.0.1", 0), Address("127.0.0.1", 18000))
+    done = validate(tmp_path / "gateway.json", secure_control(gateway.bootstrap(site), plan))
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
 
 
 def bootstrap(plan: SecurityPlan) -> Resource:
