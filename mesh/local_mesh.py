@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class MeshPlan:
         run_dir: directory for the gateway's files; made if missing.
         node_command: starts one node; takes the node's flags.
         certs: folder of certificates, made if missing; plain text on every connection without it.
-        rate: how much each tenant may ask, with certificates only.
+        rate, rate_by_tenant: how much each tenant may ask, and those with a rate of their own; with certificates only.
+        rate_everywhere: the control plane counts too, over all gateways together.
         security: what `start_mesh` made of `certs`.
         hosts: where to run each node, by its name, and the gateway with the control plane, as `gateway`.
         control_flags: further flags of the control plane.
@@ -60,6 +61,8 @@ class MeshPlan:
     node_command: tuple[str, ...] = NODE_COMMAND
     certs: Path | None = None
     rate: Rate = DEFAULT_RATE
+    rate_by_tenant: Mapping[str, Rate] = field(default_factory=dict)
+    rate_everywhere: bool = False
     security: LocalSecurity | None = None
     hosts: Hosts = THIS_MACHINE
     control_flags: tuple[str, ...] = ()
@@ -140,7 +143,9 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     tiers = _tiers(plan)
     flags = plan.control_flags
     if plan.certs is not None:
-        security = prepare_security(plan.certs, plan.run_dir, list(tiers), datetime.now(UTC), plan.rate)
+        prepared = prepare_security(plan.certs, plan.run_dir, list(tiers), datetime.now(UTC), plan.rate)
+        limits = replace(prepared.plan, rate_by_tenant=plan.rate_by_tenant, rate_everywhere=plan.rate_everywhere)
+        security = replace(prepared, plan=limits)
         plan = replace(plan, security=security)
         flags = (*flags, "--security", str(security.write(plan.run_dir / "security.json")))
         flags = (*flags, "--certs", str(security.control_certs))

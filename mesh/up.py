@@ -27,6 +27,29 @@ from services.host import Address, at_least, between, read_settings, setting
 _EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 
 
+def parse_rate(text: str) -> tuple[str, Rate]:
+    """Returns the tenant and the rate that `NAME=REQUESTS` spells; twice as many at once.
+
+    Raises:
+        ValueError: it spells none.
+
+    >>> parse_rate("gold=2000")
+    ('gold', Rate(per_s=2000, burst=4000))
+    """
+    tenant, _, per_s = text.rpartition("=")
+    if not (tenant and per_s.isdecimal()):
+        raise ValueError(f"{text!r} is no rate; expected NAME=REQUESTS")
+    return tenant, Rate(int(per_s), 2 * int(per_s))
+
+
+def _check_rates(texts: tuple[str, ...]) -> str | None:
+    try:
+        tenants = [parse_rate(text)[0] for text in texts]
+    except ValueError as error:
+        return f"NAME=REQUESTS with at least one request a second ({error})"
+    return None if len(set(tenants)) == len(tenants) else "one rate for each tenant"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpSettings:
     """What `starling up` needs to know."""
@@ -46,12 +69,23 @@ class UpSettings:
         help="requests a second of each tenant, with --secure; twice as many at once",
         check=at_least(1),
     )
+    tenant_rate_of: tuple[str, ...] = setting(
+        (),
+        help="another rate for one tenant, repeatable: NAME=REQUESTS",
+        metavar="RATE",
+        check=_check_rates,
+    )
+    tenant_rate_everywhere: bool = setting(
+        False, help="count a tenant over all gateways together, in the control plane, with --secure"
+    )
     certs: Path = setting(DEFAULT_FOLDER, help="folder of certificates for --secure, made if missing", metavar="DIR")
 
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts."""
         if self.edges + self.clouds < 1:
             yield "--edges and --clouds are both 0; a mesh has at least one node"
+        if not self.secure and (self.tenant_rate_of or self.tenant_rate_everywhere):
+            yield "--tenant-rate-of and --tenant-rate-everywhere need --secure: without it, anybody may name any tenant"
 
 
 def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -> int:
@@ -77,6 +111,8 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         node_command=node_command,
         certs=settings.certs if settings.secure else None,
         rate=Rate(settings.tenant_rate, 2 * settings.tenant_rate),
+        rate_by_tenant=dict(map(parse_rate, settings.tenant_rate_of)),
+        rate_everywhere=settings.tenant_rate_everywhere,
     )
     console = Console(soft_wrap=True)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import socket
 import ssl
@@ -33,7 +34,8 @@ from starling.predict.v1 import model_service_pb2_grpc as models_grpc
 from mesh.certs import AUDIENCE, ISSUER, LOCAL_HOSTS, CertStore, Identity, Role, Scope
 from mesh.certs.folder import publish
 from mesh.certs.tokens import build_jwk
-from mesh.gateway.security import Rate
+from mesh.gateway import GatewaySite, bootstrap, envoy_program, find_envoy, wait_healthy
+from mesh.gateway.security import Rate, secure_control
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.client import (
@@ -350,6 +352,44 @@ async def test_a_tenant_at_fifty_times_its_rate_costs_another_nothing(tmp_path: 
         assert {error.reason for error in refusals} == {"TENANT_OVER_RATE"}
         assert "tenant noisy asks more often" in refusals[0].message
         assert refusals[0].retry_delay_s == pytest.approx(0.1)
+
+
+async def test_a_rate_counts_over_two_gateways_together(tmp_path: Path) -> None:
+    rate = Rate(per_s=1, burst=10)
+    rates = {"rate": rate, "rate_by_tenant": {"gold": Rate(1000, 1000)}, "rate_everywhere": True}
+    async with running(tmp_path, **rates) as secure, Supervisor() as supervisor:
+        assert secure.mesh.security is not None
+        site = GatewaySite("gateway/2", Address("127.0.0.1", 0), secure.mesh.control)
+        start = secure_control(bootstrap(site), secure.mesh.security.plan)
+        folder = tmp_path / "second"
+        folder.mkdir()
+        (second,) = await supervisor.start([envoy_program(find_envoy(), start, folder)])
+        assert not await wait_healthy(Address.parse(second.facts["admin"]), ["edge-1", "edge-2"], 20)
+        both = (secure.mesh.gateway, Address.parse(second.facts["grpc"]))
+
+        async def count(tenant: str) -> tuple[int, list[ResourceExhausted]]:
+            """Asks as often as one gateway allows, at each of the two; returns answers and refusals."""
+            answered, refusals = 0, []
+            for address in both:
+                async with AsyncClient(str(address), tls=secure.tls(secure.sign(tenant))) as client:
+                    for _ in range(rate.burst):
+                        try:
+                            await ask(client)
+                            answered += 1
+                        except ResourceExhausted as error:
+                            refusals.append(error)
+            return answered, refusals
+
+        # A service that does not answer in 20 ms limits nobody, so on a busy machine it may take another tenant.
+        refusals: list[ResourceExhausted] = []
+        async with asyncio.timeout(60):
+            for number in itertools.count():
+                answered, refusals = await count(f"tenant-{number}")
+                if refusals:
+                    break
+        assert answered >= rate.burst
+        assert {error.reason for error in refusals} == {"TENANT_OVER_RATE"}
+        assert await count("gold") == (2 * rate.burst, [])
 
 
 async def test_a_node_with_the_certificate_of_another_gets_no_requests(tmp_path: Path) -> None:
