@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class DataType(StrEnum):
-    """Element types; the value is the name used on the wire, `TYPE_` before it is the name in the file."""
+    """Element types; the value is the name used on the wire."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -20,6 +20,16 @@ class DataType(StrEnum):
     BF16 = "BF16"
     FP32 = "FP32"
     FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def name_in_file(self) -> str:
+        """Returns the name used in `config.pbtxt`.
+
+        >>> DataType.FP32.name_in_file, DataType.BYTES.name_in_file
+        ('TYPE_FP32', 'TYPE_STRING')
+        """
+        return "TYPE_STRING" if self is DataType.BYTES else f"TYPE_{self}"
 
 
 class Discipline(StrEnum):

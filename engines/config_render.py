@@ -89,7 +89,7 @@ def _render_sequences(config: ModelConfig) -> list[str]:
         "  }",
     ]
     for state in config.states:
-        kind, dims = f"data_type: TYPE_{state.data_type}", f"dims: [ {', '.join(map(str, state.dims))} ]"
+        kind, dims = f"data_type: {state.data_type.name_in_file}", f"dims: [ {', '.join(map(str, state.dims))} ]"
         lines += [
             "  state {",
             f"    input_name: {quote(state.input_name)} output_name: {quote(state.output_name)} {kind} {dims}",
@@ -106,7 +106,7 @@ def _render_tensors(field: str, tensors: tuple[TensorConfig, ...]) -> list[str]:
         labels += f" format: {tensor.format}" if tensor.format else ""
         dims = ", ".join(map(str, tensor.dims))
         lines.append(
-            f"  {{ name: {quote(tensor.name)} data_type: TYPE_{tensor.data_type} dims: [ {dims} ]{labels} }}"
+            f"  {{ name: {quote(tensor.name)} data_type: {tensor.data_type.name_in_file} dims: [ {dims} ]{labels} }}"
             + ("," if at + 1 < len(tensors) else "")
         )
     return [*lines, "]"]

@@ -8,7 +8,7 @@ from engines.fields import Fields
 _DEFAULTS = ModelConfig("", "", 1, (), ())
 _INT32_MAX = 2**31 - 1
 _TIME_US_MAX = 3_600_000_000
-_TYPES = {f"TYPE_{kind}": kind for kind in DataType}
+_TYPES = {kind.name_in_file: kind for kind in DataType if kind is not DataType.BYTES}  # state is numbers
 
 
 class SequenceBatching(NamedTuple):
@@ -64,7 +64,7 @@ def _read_state(state: Fields) -> StateConfig:
     initial = state.messages("initial_state")
     for one in initial:
         one.string("name", "")
-        if one.word("data_type", _TYPES) != f"TYPE_{kind}" or one.integers("dims", 1, _INT32_MAX) != dims:
+        if one.word("data_type", _TYPES) != kind.name_in_file or one.integers("dims", 1, _INT32_MAX) != dims:
             one.refuse(
                 "dims",
                 "`sequence_batching.state.initial_state` has another data_type or dims than its state; expected the"

@@ -29,7 +29,7 @@ CONFIG_BYTES_MAX = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _DEFAULTS = ModelConfig("", "", 1, (), ())
 _INT32_MAX = 2**31 - 1
-_TYPES = {f"TYPE_{kind}": kind for kind in DataType}
+_TYPES = {kind.name_in_file: kind for kind in DataType}
 # What Triton's backends call ours.
 _TRITON_PARAMETERS = {"intra_op_thread_count": "starling.threads", "INFERENCE_NUM_THREADS": "starling.threads"}
 _FORMATS = ("FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW")

@@ -44,7 +44,7 @@ double bare_rows_per_s(const std::string& path, std::int64_t rows, double second
       throw Error(Reason::kInvalidConfig, path + ": a batch of " + std::to_string(rows) + " rows is too large");
     zeros.emplace_back(*size);
     const std::uint8_t* place = engine->input_place(0, rows, i);
-    batch.inputs.push_back({place != nullptr ? place : zeros.back().data(), std::move(shape)});
+    batch.inputs.push_back({place != nullptr ? place : zeros.back().data(), std::move(shape), zeros.back().size()});
   }
   for (int i = 0; i < kWarmUpRuns; ++i) run(*engine, batch);
   const auto begin = Clock::now();

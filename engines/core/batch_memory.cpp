@@ -1,33 +1,87 @@
 #include "batch_memory.h"
 
 #include <cstring>
+#include <stdexcept>
+
+#include "byte_elements.h"
+#include "signature_check.h"
 
 namespace starling {
 namespace {
 
-using Buffers = std::vector<std::shared_ptr<Buffer>>;
+using Buffers = std::vector<std::shared_ptr<const Buffer>>;
 
+// Of kBytes what the elements take when they are empty.
 std::size_t row_bytes(DataType type, const Shape& shape, bool batched) {
   std::int64_t n = 1;
   for (std::size_t i = batched ? 1 : 0; i < shape.size(); ++i) n *= shape[i];
   return static_cast<std::size_t>(n) * width(type);
 }
 
-// Copies the rows of the batch out of engine memory, once.
-Buffers collect(const ModelConfig& config, const Batch& batch, std::int64_t batch_rows) {
-  Buffers buffers;
-  for (std::size_t o = 0; o < config.signature.outputs.size(); ++o) {
-    const auto& output = batch.outputs[o];
-    const auto& spec = config.signature.outputs[o];
-    if (config.batched && (output.shape.empty() || output.shape.front() != batch.bucket)) {
-      throw std::runtime_error("output \"" + spec.name + "\" came back as " + to_string(output.shape) +
-                               " for a batch of " + std::to_string(batch.bucket));
+// One output of a batch, and how many bytes of it each request gets, in order.
+struct Division {
+  const std::uint8_t* data = nullptr;
+  Shape shape;
+  std::vector<std::size_t> sizes;
+};
+
+Division divide(const TensorSpec& spec, const BatchOutput& output, const std::vector<Request*>& requests,
+                bool batched) {
+  Division division{output.data, output.shape, {}};
+  const auto row = row_bytes(spec.data_type, output.shape, batched);
+  const auto* begin = output.data;
+  for (const Request* request : requests) {
+    auto size = row * static_cast<std::size_t>(request->rows);
+    if (spec.data_type == DataType::kBytes) {
+      const std::span rest(begin, output.data + output.size);
+      const auto taken = elements_size(rest, size / width(spec.data_type));
+      if (!taken) throw std::runtime_error("output \"" + spec.name + "\" has fewer elements than its shape says");
+      size = *taken;
     }
-    const auto size = row_bytes(spec.data_type, output.shape, config.batched) * static_cast<std::size_t>(batch_rows);
-    buffers.push_back(std::make_shared<Buffer>(size));
-    if (size != 0) std::memcpy(buffers.back()->data(), output.data, size);
+    division.sizes.push_back(size);
+    begin += size;
   }
-  return buffers;
+  return division;
+}
+
+// Writes to the sinks, copies what has none out of engine memory; what was computed is shared as it is.
+void share(const Division& division, std::size_t index, const std::vector<Request*>& requests,
+           const ModelConfig& config, const std::shared_ptr<const Buffer>& computed, std::vector<Scattered>& out) {
+  const auto& spec = config.signature.outputs[index];
+  const auto sink_of = [&](const Request* request) {
+    return request->sinks.empty() ? nullptr : request->sinks[index].get();
+  };
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) kept += sink_of(requests[i]) == nullptr ? division.sizes[i] : 0;
+  const auto copies = computed == nullptr ? std::make_shared<Buffer>(kept) : nullptr;
+  const auto* data = division.data;
+  std::size_t copied = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const auto size = division.sizes[i];
+    auto& output = out[i].outputs.emplace_back(OutputTensor{&spec, division.shape, nullptr, 0, size});
+    if (config.batched) output.shape.front() = requests[i]->rows;
+    if (const auto* sink = sink_of(requests[i]); sink != nullptr) {
+      if (out[i].status.ok()) out[i].status = sink->write(spec, {data, size});
+    } else if (computed != nullptr) {
+      output.buffer = computed;
+      output.offset = static_cast<std::size_t>(data - division.data);
+    } else {
+      if (size != 0) std::memcpy(copies->data() + copied, data, size);
+      output.buffer = copies;
+      output.offset = copied;
+      copied += size;
+    }
+    data += size;
+  }
+}
+
+void check_batch(const ModelConfig& config, const Batch& batch) {
+  for (std::size_t o = 0; config.batched && o < config.signature.outputs.size(); ++o) {
+    const auto& shape = batch.outputs[o].shape;
+    if (!shape.empty() && shape.front() == batch.bucket) continue;
+    throw std::runtime_error("output \"" + config.signature.outputs[o].name + "\" came back as " + to_string(shape) +
+                             " for a batch of " + std::to_string(batch.bucket));
+  }
 }
 
 Buffers collect_detections(const ModelConfig& config, const Batch& batch, std::int64_t batch_rows) {
@@ -40,7 +94,7 @@ Buffers collect_detections(const ModelConfig& config, const Batch& batch, std::i
   const auto anchors = scores.shape[1];
   const auto classes = scores.shape[2];
   const auto rows = static_cast<std::size_t>(batch_rows);
-  Buffers buffers;
+  std::vector<std::shared_ptr<Buffer>> buffers;
   for (const auto per_row : {kDetectionsMax * 4, kDetectionsMax, kDetectionsMax, std::int64_t{1}}) {
     buffers.push_back(std::make_shared<Buffer>(rows * static_cast<std::size_t>(per_row) * 4));
   }
@@ -53,7 +107,14 @@ Buffers collect_detections(const ModelConfig& config, const Batch& batch, std::i
            reinterpret_cast<const float*>(scores.data) + r * anchors * classes, anchors, classes, config.detections,
            row);
   }
-  return buffers;
+  return {buffers.begin(), buffers.end()};
+}
+
+// Only now are the elements of BYTES known; what is in the batch cannot change any more.
+Status read_source(const ModelConfig& config, const InputTensor& input, std::span<std::uint8_t> out) {
+  auto status = input.source->read(out);
+  if (!status.ok() || input.data_type != DataType::kBytes) return status;
+  return check_elements(config, input, {out});
 }
 
 Shape state_shape(const ModelConfig& config, std::size_t state, std::int64_t bucket) {
@@ -66,8 +127,9 @@ Shape state_shape(const ModelConfig& config, std::size_t state, std::int64_t buc
 
 }  // namespace
 
-void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>& requests, Engine& engine,
-                         Batch& batch) {
+std::optional<std::pair<Request*, Status>> BatchMemory::gather(const ModelConfig& config,
+                                                               const std::vector<Request*>& requests, Engine& engine,
+                                                               Batch& batch) {
   const auto count = config.signature.inputs.size();
   inputs_.resize(count);
   batch.inputs.resize(count);
@@ -76,23 +138,35 @@ void BatchMemory::gather(const ModelConfig& config, const std::vector<Request*>&
     auto& target = batch.inputs[i];
     target.shape = first.shape;
     if (config.batched) target.shape.front() = batch.bucket;
+    std::size_t filled = 0;
+    std::int64_t rows = 0;
+    for (const Request* request : requests) {
+      filled += request->inputs[i].size_bytes;
+      rows += request->rows;
+    }
     const auto row = row_bytes(first.data_type, first.shape, config.batched);
-    const auto size = row * static_cast<std::size_t>(batch.bucket);
+    target.size = filled + row * static_cast<std::size_t>(batch.bucket - rows);
     auto* begin = engine.input_place(batch.slot, batch.bucket, i);
     if (begin == nullptr) {
-      inputs_[i].resize(size);
+      inputs_[i].resize(target.size);
       begin = inputs_[i].data();
     }
     auto* out = begin;
-    for (const Request* request : requests) {
-      for (const auto piece : request->inputs[i].data) {
+    for (Request* request : requests) {
+      const auto& input = request->inputs[i];
+      if (input.source != nullptr) {
+        if (auto status = read_source(config, input, {out, input.size_bytes}); !status.ok()) return {{request, status}};
+        out += input.size_bytes;
+      }
+      for (const auto piece : input.data) {
         std::memcpy(out, piece.data(), piece.size());
         out += piece.size();
       }
     }
-    std::memset(out, 0, static_cast<std::size_t>(begin + size - out));
+    std::memset(out, 0, static_cast<std::size_t>(begin + target.size - out));
     target.data = begin;
   }
+  return std::nullopt;
 }
 
 void BatchMemory::gather_states(const ModelConfig& config, const std::vector<Request*>& requests, Batch& batch) {
@@ -113,6 +187,7 @@ void BatchMemory::gather_states(const ModelConfig& config, const std::vector<Req
     auto& target = batch.inputs[inputs + s];
     target.data = buffer.data();
     target.shape = state_shape(config, s, batch.bucket);
+    target.size = buffer.size();
   }
 }
 
@@ -134,31 +209,30 @@ void keep_states(const ModelConfig& config, const std::vector<Request*>& request
   }
 }
 
-std::vector<std::vector<OutputTensor>> scatter(const ModelConfig& config, const std::vector<Request*>& requests,
-                                               const Batch& batch) {
-  std::int64_t batch_rows = 0;
-  for (const Request* request : requests) batch_rows += request->rows;
-  std::vector<std::vector<OutputTensor>> outputs(requests.size());
+std::vector<Scattered> scatter(const ModelConfig& config, const std::vector<Request*>& requests, const Batch& batch) {
+  std::int64_t rows = 0;
+  for (const Request* request : requests) rows += request->rows;
   const bool detections = config.postprocess == Postprocess::kDetections;
-  const auto buffers = detections ? collect_detections(config, batch, batch_rows) : collect(config, batch, batch_rows);
-  for (std::size_t o = 0; o < buffers.size(); ++o) {
-    const auto& spec = config.signature.outputs[o];
-    Shape shape{1};
-    if (detections) {
-      shape.insert(shape.end(), spec.dims.begin(), spec.dims.end());
-    } else {
-      shape = batch.outputs[o].shape;
-    }
-    const auto row = row_bytes(spec.data_type, shape, config.batched);
-    std::size_t offset = 0;
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      if (config.batched) shape.front() = requests[i]->rows;
-      const auto size = row * static_cast<std::size_t>(requests[i]->rows);
-      outputs[i].push_back({&spec, shape, buffers[o], offset, size});
-      offset += size;
-    }
+  Buffers computed;
+  if (detections) {
+    computed = collect_detections(config, batch, rows);
+  } else {
+    check_batch(config, batch);
   }
-  return outputs;
+  std::vector<Scattered> scattered(requests.size());
+  for (std::size_t o = 0; o < config.signature.outputs.size(); ++o) {
+    const auto& spec = config.signature.outputs[o];
+    BatchOutput output;
+    if (detections) {
+      output = {computed[o]->data(), {rows}, computed[o]->size()};
+      output.shape.insert(output.shape.end(), spec.dims.begin(), spec.dims.end());
+    } else {
+      output = batch.outputs[o];
+    }
+    const auto division = divide(spec, output, requests, config.batched);
+    share(division, o, requests, config, detections ? computed[o] : nullptr, scattered);
+  }
+  return scattered;
 }
 
 }  // namespace starling

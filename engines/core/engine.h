@@ -18,12 +18,14 @@ namespace starling {
 struct BatchInput {
   const std::uint8_t* data = nullptr;
   Shape shape;  // [bucket, ...]
+  std::size_t size = 0;
 };
 
 // What an engine returns under one name: contiguous, valid until the slot's next batch.
 struct BatchOutput {
   const std::uint8_t* data = nullptr;
   Shape shape;  // [bucket, ...]
+  std::size_t size = 0;
 };
 
 // One engine call. `slot` is exclusive to the caller until done.

@@ -26,8 +26,8 @@ void IdentityEngine::submit(Batch& batch, Done done) {
   }
   batch.outputs.resize(batch.inputs.size());
   for (std::size_t i = 0; i < batch.inputs.size(); ++i) {
-    batch.outputs[i].data = batch.inputs[i].data;
-    batch.outputs[i].shape = batch.inputs[i].shape;
+    const auto& input = batch.inputs[i];
+    batch.outputs[i] = {input.data, input.shape, input.size};
   }
   done({});
 }

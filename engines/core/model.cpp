@@ -137,7 +137,7 @@ void Model::warm_up() {
                                                 std::to_string(kBatchBytesMax) + " bytes; correct config.pbtxt");
       }
       zeros.emplace_back(*size);
-      batch.inputs.push_back({zeros.back().data(), shape});
+      batch.inputs.push_back({zeros.back().data(), shape, zeros.back().size()});
     }
     const auto begin = Clock::now();
     for (int run = 0; run <= kWarmUpRuns; ++run) {
@@ -456,20 +456,44 @@ void Model::run(int index, std::vector<Request*> requests) {
   }
   slot.batch.slot = index;
   slot.batch.bucket = bucket_stats_[slot.bucket]->rows;
+  std::vector<Refused> unread;
   auto failure = thrown_by([&] {
-    slot.memory.gather(config_, requests, *engine_, slot.batch);
-    if (sequences_) slot.memory.gather_states(config_, requests, slot.batch);
+    while (!requests.empty()) {
+      auto missing = slot.memory.gather(config_, requests, *engine_, slot.batch);
+      if (!missing) break;
+      std::erase(requests, missing->first);
+      unread.push_back(std::move(*missing));
+    }
+    if (sequences_ && !requests.empty()) slot.memory.gather_states(config_, requests, slot.batch);
   });
-  stats_.executions.fetch_add(1, std::memory_order_relaxed);
+  const bool has_requests = !requests.empty();
   {
     const std::lock_guard lock(mutex_);
-    slot.requests = std::move(requests);
+    if (has_requests) {
+      slot.requests = std::move(requests);
+    } else {
+      free_slot(index, Clock::now());
+    }
   }
+  for (auto& [request, status] : unread) refuse(*request, std::move(status));
+  if (!has_requests) return;
+  stats_.executions.fetch_add(1, std::memory_order_relaxed);
   if (failure.empty()) {
     failure = thrown_by(
         [&] { engine_->submit(slot.batch, [this, index](const std::string& error) { finish(index, error); }); });
   }
   if (!failure.empty()) finish(index, failure);
+}
+
+// With mutex_ held.
+void Model::free_slot(int index, TimePoint now) {
+  auto& slot = slots_[index];
+  slot.busy = false;
+  slot.abandoned = false;
+  slot.free_since = now;
+  free_slots_.push_back(index);
+  call_worker();
+  if (!admitting_) settled_.notify_all();
 }
 
 void Model::finish(int index, const std::string& error) noexcept {
@@ -479,11 +503,11 @@ void Model::finish(int index, const std::string& error) noexcept {
     const std::lock_guard lock(mutex_);
     requests.swap(slot.requests);  // empty when the watchdog was first
   }
-  std::vector<std::vector<OutputTensor>> outputs;
+  std::vector<Scattered> scattered;
   std::string failure = error;
   if (failure.empty() && !requests.empty()) {
     try {
-      outputs = scatter(config_, requests, slot.batch);
+      scattered = scatter(config_, requests, slot.batch);
       if (sequences_) keep_states(config_, requests, slot.batch);
     } catch (const std::exception& e) {
       failure = e.what();
@@ -506,18 +530,17 @@ void Model::finish(int index, const std::string& error) noexcept {
     if (failure.empty()) times_.observe(slot.bucket, run_us);
     failures_in_a_row_ = failure.empty() ? 0 : failures_in_a_row_ + 1;
     if (!failure.empty()) last_try_ = ended;
-    slot.busy = false;
-    slot.abandoned = false;
-    slot.free_since = ended;
-    free_slots_.push_back(index);
-    call_worker();
-    if (!admitting_) settled_.notify_all();
+    free_slot(index, ended);
   }
   if (!failure.empty()) return fail(requests, failure);
   std::int32_t rows = 0;
   for (const Request* request : requests) rows += static_cast<std::int32_t>(request->rows);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     Request& request = *requests[i];
+    if (!scattered[i].status.ok()) {
+      refuse(request, std::move(scattered[i].status));
+      continue;
+    }
     if (sequences_) {
       // Its caller hears nothing of it any more, so the sequence must not go on without it being known.
       if (request.cancelled.load(std::memory_order_relaxed)) {
@@ -530,7 +553,7 @@ void Model::finish(int index, const std::string& error) noexcept {
       }
     }
     Result result;
-    result.outputs = std::move(outputs[i]);
+    result.outputs = std::move(scattered[i].outputs);
     auto& timing = result.timing;
     timing.queue_us = microseconds_between(request.arrival, started);
     timing.batch_wait_us = std::clamp<std::int64_t>(idle_us, 0, timing.queue_us);

@@ -101,6 +101,7 @@ class Model {
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);
+  void free_slot(int index, TimePoint now);
   void finish(int slot, const std::string& error) noexcept;
   void answer(Request& request, Result&& result);
   void refuse(Request& request, Status status);

@@ -62,6 +62,10 @@ void check_sequences(const ModelConfig& config) {
   }
   std::uint64_t bytes = 0;
   for (const auto& state : config.sequences.states) {
+    if (state.input.data_type == DataType::kBytes) {
+      throw Error(Reason::kInvalidConfig, config.name + " has state \"" + state.input.name +
+                                              "\" of BYTES, whose size is not known; state is numbers");
+    }
     const auto& dims = state.input.dims;
     const auto size = byte_size(state.input.data_type, dims.data(), dims.size());
     if (!size || *size == 0 || *size > kStateBytesMax) {

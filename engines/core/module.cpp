@@ -116,6 +116,10 @@ std::map<std::string, OutputArray> infer(ModelRegistry& registry, const std::str
                                          const std::map<std::string, InputArray>& inputs, double timeout_s) {
   auto model = registry.find(name, version);
   if (!model) raise(Reason::kModelNotFound, "model " + name + ":" + std::to_string(version) + " is not loaded");
+  for (const auto& spec : model->config().signature.outputs) {
+    if (spec.data_type != DataType::kBytes) continue;
+    raise(Reason::kInvalidInput, name + " has output \"" + spec.name + "\" of BYTES; ask a node for it");
+  }
   BlockingRequest request;
   for (const auto& [input_name, array] : inputs) {
     InputTensor tensor;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <openvino/openvino.hpp>
 
+#include "byte_elements.h"
 #include "openvino_graph.h"
 
 namespace starling {
@@ -19,7 +20,7 @@ constexpr std::size_t kBoundBytesMax = std::size_t{64} << 10;
 constexpr std::array<ov::element::Type_t, kDataTypeCount> kElementTypes{
     ov::element::dynamic, ov::element::boolean, ov::element::u8,  ov::element::u16, ov::element::u32,
     ov::element::u64,     ov::element::i8,      ov::element::i16, ov::element::i32, ov::element::i64,
-    ov::element::f16,     ov::element::bf16,    ov::element::f32, ov::element::f64};
+    ov::element::f16,     ov::element::bf16,    ov::element::f32, ov::element::f64, ov::element::string};
 
 ov::element::Type element_type(DataType type) { return kElementTypes[static_cast<std::size_t>(type)]; }
 
@@ -161,6 +162,7 @@ class OpenVinoEngine final : public Engine {
     std::vector<std::uint8_t*> bound;  // memory of inputs that are copied; null: bound anew for each run
     std::vector<std::size_t> bytes;    // of the inputs that are copied
     std::vector<BatchOutput> results;  // of outputs with a fixed shape; without data: asked for after each run
+    std::vector<std::vector<std::uint8_t>> texts;  // outputs of kBytes, as they travel
   };
 
   template <typename Ports>
@@ -169,13 +171,13 @@ class OpenVinoEngine final : public Engine {
   }
 
   Runner make_runner(ov::CompiledModel& compiled, std::int64_t rows) const {
-    Runner runner{rows, compiled.create_infer_request(), {}, {}, {}, {}, {}};
+    Runner runner{rows, compiled.create_infer_request(), {}, {}, {}, {}, {}, {}};
     for (const auto& spec : signature_.inputs) {
       const auto port = port_of(compiled.inputs(), spec.name);
       runner.inputs.push_back(port);
       runner.bound.push_back(nullptr);
       runner.bytes.push_back(0);
-      if (port.get_partial_shape().is_dynamic()) continue;
+      if (port.get_partial_shape().is_dynamic() || spec.data_type == DataType::kBytes) continue;
       auto tensor = runner.request.get_tensor(port);
       if (tensor.get_byte_size() > kBoundBytesMax) continue;
       runner.bound.back() = static_cast<std::uint8_t*>(tensor.data());
@@ -183,16 +185,38 @@ class OpenVinoEngine final : public Engine {
     }
     for (const auto& spec : signature_.outputs) {
       runner.outputs.push_back(port_of(compiled.outputs(), spec.name));
-      runner.results.push_back(runner.outputs.back().get_partial_shape().is_static()
-                                   ? result_of(runner.request.get_tensor(runner.outputs.back()))
-                                   : BatchOutput{});
+      runner.texts.emplace_back();
+      const bool fixed = runner.outputs.back().get_partial_shape().is_static() && spec.data_type != DataType::kBytes;
+      runner.results.push_back(fixed ? result_of(runner.request.get_tensor(runner.outputs.back())) : BatchOutput{});
     }
     return runner;
   }
 
   static BatchOutput result_of(const ov::Tensor& tensor) {
     const auto& shape = tensor.get_shape();
-    return {static_cast<const std::uint8_t*>(tensor.data()), {shape.begin(), shape.end()}};
+    return {static_cast<const std::uint8_t*>(tensor.data()), {shape.begin(), shape.end()}, tensor.get_byte_size()};
+  }
+
+  // The runtime's strings are objects: BYTES are read into them and written out of them.
+  static void read_texts(const BatchInput& input, ov::Tensor tensor) {
+    tensor.set_shape({input.shape.begin(), input.shape.end()});
+    std::span<const std::uint8_t> bytes(input.data, input.size);
+    auto* texts = tensor.data<std::string>();
+    for (std::size_t i = 0; i < tensor.get_size(); ++i) {
+      const auto element = take_element(bytes);
+      texts[i].assign(element.begin(), element.end());
+    }
+  }
+
+  static BatchOutput write_texts(const ov::Tensor& tensor, std::vector<std::uint8_t>& bytes) {
+    const auto& shape = tensor.get_shape();
+    const std::span texts(tensor.data<const std::string>(), tensor.get_size());
+    std::size_t size = texts.size() * width(DataType::kBytes);
+    for (const auto& text : texts) size += text.size();
+    bytes.resize(size);
+    auto* out = bytes.data();
+    for (const auto& text : texts) out = std::copy(text.begin(), text.end(), put_length(out, text.size()));
+    return {bytes.data(), {shape.begin(), shape.end()}, size};
   }
 
   Runner& runner_of(int slot, std::int64_t rows) {
@@ -208,6 +232,10 @@ class OpenVinoEngine final : public Engine {
         if (input.data != runner.bound[i]) std::memcpy(runner.bound[i], input.data, runner.bytes[i]);
         continue;
       }
+      if (signature_.inputs[i].data_type == DataType::kBytes) {
+        read_texts(input, runner.request.get_tensor(runner.inputs[i]));
+        continue;
+      }
       const ov::Shape shape(input.shape.begin(), input.shape.end());
       // The runtime reads inputs only; its C++ tensor has no const form.
       auto* data = const_cast<std::uint8_t*>(input.data);  // NOLINT
@@ -218,7 +246,13 @@ class OpenVinoEngine final : public Engine {
     batch.outputs.resize(runner.outputs.size());
     for (std::size_t i = 0; i < runner.outputs.size(); ++i) {
       const auto& fixed = runner.results[i];
-      batch.outputs[i] = fixed.data != nullptr ? fixed : result_of(runner.request.get_tensor(runner.outputs[i]));
+      if (fixed.data != nullptr) {
+        batch.outputs[i] = fixed;
+        continue;
+      }
+      const auto tensor = runner.request.get_tensor(runner.outputs[i]);
+      const bool is_text = signature_.outputs[i].data_type == DataType::kBytes;
+      batch.outputs[i] = is_text ? write_texts(tensor, runner.texts[i]) : result_of(tensor);
     }
   }
 

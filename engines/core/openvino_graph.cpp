@@ -35,6 +35,8 @@ DataType data_type(const ov::element::Type& type) {
       return DataType::kFp32;
     case ov::element::f64:
       return DataType::kFp64;
+    case ov::element::string:
+      return DataType::kBytes;
     default:
       return DataType::kUnspecified;
   }

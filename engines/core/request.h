@@ -24,6 +24,24 @@ inline std::int64_t microseconds_between(TimePoint from, TimePoint to) noexcept 
 // Borrowed bytes in one or more pieces, as they came off the wire.
 using Spans = std::vector<std::span<const std::uint8_t>>;
 
+// Bytes of a tensor that lie outside of this process, and are copied into the batch from where they are. Whoever owns
+// them may change them, or take them away, at any time.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+
+  // Fills `out`, or says why it can not.
+  virtual Status read(std::span<std::uint8_t> out) const = 0;
+};
+
+// A place outside of this process for the bytes of an output, written out of the engine's memory.
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+
+  virtual Status write(const TensorSpec& output, std::span<const std::uint8_t> bytes) const = 0;
+};
+
 // One input tensor. Borrows its bytes until the request is completed.
 struct InputTensor {
   std::string name;
@@ -31,6 +49,7 @@ struct InputTensor {
   Shape shape;
   Spans data;
   std::uint64_t size_bytes = 0;
+  std::shared_ptr<const ByteSource> source = nullptr;  // instead of `data`
 };
 
 // Memory that outputs of a whole batch share; freed with the last response that refers to it.
@@ -50,7 +69,7 @@ class Buffer {
 struct OutputTensor {
   const TensorSpec* spec = nullptr;  // lives as long as the model
   Shape shape;
-  std::shared_ptr<const Buffer> buffer;
+  std::shared_ptr<const Buffer> buffer;  // null: it was written to the request's sink
   std::size_t offset = 0;
   std::size_t size = 0;
 };
@@ -92,7 +111,8 @@ class Request {
   virtual ~Request() = default;
   virtual void complete(Result&& result) noexcept = 0;
 
-  std::vector<InputTensor> inputs;  // signature order once admitted
+  std::vector<InputTensor> inputs;                     // signature order once admitted
+  std::vector<std::shared_ptr<const ByteSink>> sinks;  // by output, null for those that are wanted here; empty: all are
   std::int64_t rows = 1;
   TimePoint arrival;
   TimePoint deadline = TimePoint::max();

@@ -2,17 +2,21 @@
 
 #include <algorithm>
 
+#include "byte_elements.h"
+
 namespace starling {
 namespace {
 
 std::string got(const InputTensor& input) { return std::string(name(input.data_type)) + to_string(input.shape); }
 
+Status refuse(const ModelConfig& config, const std::string& input, const std::string& what) {
+  return {Reason::kInvalidInput,
+          "signature mismatch: " + label(config) + " input \"" + input + "\" " + what,
+          0,
+          {{"model", config.name}, {"input", input}}};
+}
+
 Status check_input(const ModelConfig& config, const TensorSpec& spec, const InputTensor& input) {
-  const auto refuse = [&](const std::string& what) {
-    Status status{Reason::kInvalidInput, {}, 0, {{"model", config.name}, {"input", spec.name}}};
-    status.message = "signature mismatch: " + label(config) + " input \"" + spec.name + "\" " + what;
-    return status;
-  };
   const std::size_t batch = config.batched ? 1 : 0;
   bool fits = input.data_type == spec.data_type && input.shape.size() == spec.dims.size() + batch;
   for (std::size_t i = 0; fits && i < spec.dims.size(); ++i) {
@@ -20,19 +24,34 @@ Status check_input(const ModelConfig& config, const TensorSpec& spec, const Inpu
     fits = length > 0 && (spec.dims[i] < 0 || spec.dims[i] == length);
   }
   if (!fits) {
-    return refuse("wants " + to_string(spec, config.batched) + ", got " + got(input) +
-                  "; convert or reshape before sending");
+    return refuse(
+        config, spec.name,
+        "wants " + to_string(spec, config.batched) + ", got " + got(input) + "; convert or reshape before sending");
   }
   const auto expected = byte_size(input.data_type, input.shape.data(), input.shape.size());
-  if (!expected) return refuse("has shape " + to_string(input.shape) + ", whose size overflows; send the true shape");
-  if (*expected != input.size_bytes) {
-    return refuse("of shape " + to_string(input.shape) + " needs " + std::to_string(*expected) + " bytes, got " +
-                  std::to_string(input.size_bytes) + "; send row-major elements without padding");
+  if (!expected) {
+    return refuse(config, spec.name,
+                  "has shape " + to_string(input.shape) + ", whose size overflows; send the true shape");
   }
-  return {};
+  if (input.data_type == DataType::kBytes) {
+    return input.source != nullptr ? Status{} : check_elements(config, input, input.data);
+  }
+  if (*expected == input.size_bytes) return {};
+  return refuse(config, spec.name,
+                "of shape " + to_string(input.shape) + " needs " + std::to_string(*expected) + " bytes, got " +
+                    std::to_string(input.size_bytes) + "; send row-major elements without padding");
 }
 
 }  // namespace
+
+Status check_elements(const ModelConfig& config, const InputTensor& input, const Spans& bytes) {
+  const auto size = byte_size(input.data_type, input.shape.data(), input.shape.size());
+  const auto wrong = check_elements(bytes, size.value_or(0) / width(input.data_type));
+  if (wrong.empty()) return {};
+  return refuse(config, input.name,
+                "of shape " + to_string(input.shape) + " is no tensor of BYTES: " + wrong +
+                    "; put its length before each element, 4 bytes little-endian");
+}
 
 Status check_request(const ModelConfig& config, Request& request) {
   const auto& specs = config.signature.inputs;

@@ -9,6 +9,9 @@ namespace starling {
 // A refusal says what was wanted, what was got and what to do.
 Status check_request(const ModelConfig& config, Request& request);
 
+// Are `bytes` the elements of this input of type BYTES?
+Status check_elements(const ModelConfig& config, const InputTensor& input, const Spans& bytes);
+
 // Is a request that fits the signature a step of a sequence? For models that keep state.
 Status check_step(const ModelConfig& config, const Request& request);
 

@@ -25,6 +25,7 @@ constexpr std::array<TypeFacts, kDataTypeCount> kTypes{{
     {"BF16", 2},
     {"FP32", 4},
     {"FP64", 8},
+    {"BYTES", 4},
 }};
 
 void append_dims(std::string& out, const Shape& dims) {

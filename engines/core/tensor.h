@@ -26,14 +26,15 @@ enum class DataType : std::uint8_t {
   kBf16 = 11,
   kFp32 = 12,
   kFp64 = 13,
+  kBytes = 14,  // elements of any length, see byte_elements.h
 };
 
-inline constexpr int kDataTypeCount = 14;
+inline constexpr int kDataTypeCount = 15;
 inline constexpr std::size_t kMaxRank = 8;
 
 using Shape = std::vector<std::int64_t>;
 
-// Bytes of one element; 0 for kUnspecified.
+// Bytes of one element, of kBytes the least: an empty one, its length alone; 0 for kUnspecified.
 std::size_t width(DataType type) noexcept;
 
 // Field name such as "FP32", as in config.pbtxt without TYPE_.
@@ -41,8 +42,8 @@ std::string_view name(DataType type) noexcept;
 
 std::optional<DataType> data_type_from_name(std::string_view name) noexcept;
 
-// Product of the dimensions times the element width; nothing when a dimension is negative or the product
-// does not fit 63 bits.
+// Product of the dimensions times the element width, so the least that a tensor of kBytes takes; nothing when a
+// dimension is negative or the product does not fit 63 bits.
 std::optional<std::uint64_t> byte_size(DataType type, const std::int64_t* dims, std::size_t rank) noexcept;
 
 // For people: "[1, 416, 416, 3]"; -1 prints as "?".

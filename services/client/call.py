@@ -18,6 +18,7 @@ from .errors import InvalidInput, StarlingError
 from .models import ModelInfo
 from .report import build_json, find_top, get_labels, is_detector, print_prediction
 from .specs import read_inputs
+from .tensors import get_texts
 from .tls import Tls
 from .values import Array, Prediction
 
@@ -161,7 +162,7 @@ def _save(
     """
     try:
         if out.suffix.lower() == _ARRAYS:
-            arrays: dict[str, Any] = dict(prediction.outputs)
+            arrays: dict[str, Any] = {name: get_texts(array) for name, array in prediction.outputs.items()}
             with out.open("wb") as file:
                 np.savez(file, **arrays)
         elif not cv2.imwrite(str(out), _draw(inputs, prediction, model, min_score)):

@@ -105,9 +105,9 @@ def _encode_head(request: Request) -> bytes:
 def _encode_tensor(name: str, array: Array) -> list[bytes | memoryview]:
     try:
         head = build_tensor_head(name, array).SerializeToString()
+        raw = get_raw(name, array)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"input {name!r} cannot be written: {error}") from error
-    raw = get_raw(array)
     data_tag = _tag(Tensor.DATA_FIELD_NUMBER, raw.nbytes)
     size = len(head) + len(data_tag) + raw.nbytes
     return [_tag(PredictRequest.INPUTS_FIELD_NUMBER, size), head, data_tag, raw]

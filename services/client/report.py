@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .models import ModelInfo
+from .tensors import get_texts
 from .values import Array, Prediction
 
 _DETECTOR_OUTPUTS = frozenset({"boxes", "scores", "classes", "count"})
@@ -98,7 +99,11 @@ def build_json(prediction: Prediction, model: ModelInfo | None, *, min_score: fl
         "batch_wait_us": prediction.batch_wait_us,
         "compute_us": prediction.compute_us,
         "outputs": {
-            name: {"dtype": str(array.dtype), "shape": list(array.shape), "data": array.astype(object).tolist()}
+            name: {
+                "dtype": str(array.dtype),
+                "shape": list(array.shape),
+                "data": get_texts(array).astype(object).tolist(),
+            }
             for name, array in prediction.outputs.items()
         },
     }
@@ -140,7 +145,7 @@ def _build_arrays(arrays: Mapping[str, Array]) -> Table:
     for column in ("name", "type", "shape", "values"):
         table.add_column(column)
     for name, array in arrays.items():
-        values = np.array2string(array.reshape(-1), precision=4, threshold=8, edgeitems=3, max_line_width=60)
+        values = np.array2string(get_texts(array).reshape(-1), precision=4, threshold=8, edgeitems=3, max_line_width=60)
         table.add_row(Text(name), str(array.dtype), str(list(array.shape)), Text(values))
     return table
 

@@ -30,6 +30,7 @@ _DTYPES = {
     "FP16": "f2",
     "FP32": "f4",
     "FP64": "f8",
+    "BYTES": "O",
 }
 _FORMS = "@photo.jpg, @array.npy, zeros:1x3x4:fp32 or a JSON list"
 
@@ -102,7 +103,8 @@ def _build_zeros(spec: str) -> Array:
         kinds = ", ".join(_DTYPES).lower()
         raise InvalidInput(f"{spec!r} is not zeros:SHAPE:TYPE such as zeros:1x3x4:fp32; types are {kinds}")
     try:
-        return np.zeros([int(size) for size in match[1].split("x")], _DTYPES[match[2].upper()])
+        dtype = np.dtype(_DTYPES[match[2].upper()])
+        return np.full([int(size) for size in match[1].split("x")], b"" if dtype.hasobject else 0, dtype)
     except (ValueError, MemoryError) as error:
         raise InvalidInput(f"{spec!r} makes no array: {error}") from error
 

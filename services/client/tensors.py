@@ -25,6 +25,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     DataType.DATA_TYPE_FP32: np.dtype("<f4"),
     DataType.DATA_TYPE_FP64: np.dtype("<f8"),
 }
+_TEXT_KINDS = "OSU"  # of dtypes whose elements travel as BYTES
+_LENGTH_BYTES = 4  # before each element of BYTES
 _DATA_TYPES = {(dtype.kind, dtype.itemsize): code for code, dtype in _DTYPES.items()}
 
 
@@ -51,24 +53,33 @@ def build_tensor_head(name: str, array: Array) -> Tensor:
     data_type = _DATA_TYPES.get((dtype.kind, dtype.itemsize))
     if dtype.name == "bfloat16":
         data_type = DataType.DATA_TYPE_BF16
+    if dtype.kind in _TEXT_KINDS:
+        data_type = DataType.DATA_TYPE_BYTES
     if data_type is None:
         known = ", ".join(sorted(str(kind) for kind in _DTYPES.values()))
-        raise InvalidInput(f"input {name!r} has dtype {dtype}; expected one of {known}, bfloat16; cast before sending")
+        raise InvalidInput(
+            f"input {name!r} has dtype {dtype}; expected one of {known}, bfloat16, bytes, str; cast before sending"
+        )
     return Tensor(name=name, data_type=DataType.ValueType(data_type), shape=array.shape)
 
 
-def get_raw(array: Array) -> memoryview:
-    """Returns the elements as they go on the wire: row-major and little-endian.
+def get_raw(name: str, array: Array) -> memoryview:
+    """Returns the elements as they go on the wire: row-major and little-endian, texts with their lengths.
 
     Borrows the array when it already is; otherwise makes one copy.
+
+    Raises:
+        InvalidInput: an element of an array of objects is neither bytes nor str.
     """
+    if array.dtype.kind in _TEXT_KINDS:
+        return memoryview(_pack_texts(name, array))
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
         array = array.astype(array.dtype.newbyteorder("<"))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def decode_tensor(tensor: Tensor) -> Array:
-    """Returns a read-only view of a received tensor.
+    """Returns a read-only view of a received tensor; BYTES as an array of `bytes` objects.
 
     BF16 becomes `ml_dtypes.bfloat16` where that package is installed, else float32, which holds
     every value exactly.
@@ -77,6 +88,8 @@ def decode_tensor(tensor: Tensor) -> Array:
         MalformedReply: its type, shape and bytes do not belong together.
     """
     name, shape, data = tensor.name, tuple(tensor.shape), tensor.data
+    if tensor.data_type == DataType.DATA_TYPE_BYTES:
+        return _read_texts(tensor)
     is_bf16 = tensor.data_type == DataType.DATA_TYPE_BF16
     dtype = np.dtype("<u2") if is_bf16 else _DTYPES.get(tensor.data_type)
     kind = get_type_name(tensor.data_type)
@@ -95,6 +108,45 @@ def decode_tensor(tensor: Tensor) -> Array:
     if tensor.data_type == DataType.DATA_TYPE_BOOL and (flat.view(np.uint8) > 1).any():
         raise MalformedReply(f"output {name!r} is BOOL and has bytes other than 0 and 1")
     return (_read_bf16(flat) if is_bf16 else flat).reshape(shape)
+
+
+def get_texts(array: Array) -> Array:
+    """Returns an array for people to read: bytes as the UTF-8 that they are, or escaped; others as they are."""
+    if array.dtype.kind != "O":
+        return array
+    texts = [bytes(element).decode(errors="backslashreplace") for element in array.reshape(-1).tolist()]
+    return np.array(texts, np.str_).reshape(array.shape)
+
+
+def _pack_texts(name: str, array: Array) -> bytes:
+    out = bytearray()
+    for index, element in enumerate(array.reshape(-1).tolist()):
+        if not isinstance(element, bytes | str):
+            raise InvalidInput(
+                f"input {name!r} has a {type(element).__name__} as element {index}; expected bytes or str; convert it"
+            )
+        text = element.encode() if isinstance(element, str) else element
+        out += len(text).to_bytes(_LENGTH_BYTES, "little")
+        out += text
+    return bytes(out)
+
+
+def _read_texts(tensor: Tensor) -> Array:
+    data, shape = tensor.data, tuple(tensor.shape)
+    count, at = math.prod(shape), 0
+    texts: list[bytes] = []
+    while len(data) - at >= _LENGTH_BYTES and len(texts) < count:
+        size = int.from_bytes(data[at : at + _LENGTH_BYTES], "little")
+        at += _LENGTH_BYTES + size
+        texts.append(data[at - size : at])
+    if any(size < 0 for size in shape) or len(texts) != count or at != len(data):
+        raise MalformedReply(
+            f"output {tensor.name!r} has {len(data)} bytes, which are not the elements of BYTES{list(shape)}"
+        )
+    array = np.empty(count, object)
+    array[:] = texts
+    array.flags.writeable = False
+    return array.reshape(shape)
 
 
 def _read_bf16(halves: Array) -> Array:

@@ -21,7 +21,8 @@ class Request:
 
     Attributes:
         model: name as in the repository.
-        inputs: every input of the model by name; dimension 0 is the batch. Borrowed until sent.
+        inputs: every input of the model by name; dimension 0 is the batch. Arrays of `bytes` or `str`, which travels
+            as UTF-8, are BYTES. Borrowed until sent.
         version: version to run; 0 means the highest one that is loaded.
         outputs: names of the outputs wanted; empty means all.
         request_id: echoed in the answer; may be empty.
@@ -59,7 +60,7 @@ class Prediction:
     Attributes:
         model: model that answered.
         version: version that answered, >= 1.
-        outputs: arrays by name, read-only views of the received bytes.
+        outputs: arrays by name, read-only views of the received bytes; BYTES as arrays of `bytes`.
         request_id: that of the request.
         node: node that answered.
         queue_us: arrival at the node to start of the engine, in microseconds.

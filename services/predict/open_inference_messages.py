@@ -39,7 +39,7 @@ def model_config_message(found: ModelVersion) -> config_pb.ModelConfig:
         input=[
             config_pb.ModelInput(
                 name=tensor.name,
-                data_type=config_pb.DataType.Value(f"TYPE_{tensor.data_type}"),
+                data_type=config_pb.DataType.Value(tensor.data_type.name_in_file),
                 format=config_pb.ModelInput.Format.Value(tensor.format or "FORMAT_NONE"),
                 dims=tensor.dims,
             )
@@ -48,7 +48,7 @@ def model_config_message(found: ModelVersion) -> config_pb.ModelConfig:
         output=[
             config_pb.ModelOutput(
                 name=tensor.name,
-                data_type=config_pb.DataType.Value(f"TYPE_{tensor.data_type}"),
+                data_type=config_pb.DataType.Value(tensor.data_type.name_in_file),
                 dims=tensor.dims,
                 label_filename=tensor.label_filename,
             )
@@ -140,7 +140,7 @@ def _sequence_batching(config: ModelConfig) -> config_pb.ModelSequenceBatching:
     message.oldest.preferred_batch_size.extend(config.preferred_batch_sizes)
     message.oldest.max_queue_delay_microseconds = config.batch_delay_us
     for state in config.states:
-        kind = config_pb.DataType.Value(f"TYPE_{state.data_type}")
+        kind = config_pb.DataType.Value(state.data_type.name_in_file)
         message.state.add(
             input_name=state.input_name, output_name=state.output_name, data_type=kind, dims=state.dims
         ).initial_state.add(data_type=kind, dims=state.dims, zero_data=True, name="zeros")

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException, shared_memory
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor, serialized_byte_size, shared_memory
 
 TARGET = sys.argv[1]
 X = np.array([[1, 2, 3]], np.float32)
@@ -94,6 +94,39 @@ def infer(client):
     assert code in ("StatusCode.RESOURCE_EXHAUSTED", "StatusCode.DEADLINE_EXCEEDED"), (code, text)
 
 
+def texts(client):
+    metadata = client.get_model_metadata("texts")
+    assert [(one.datatype, list(one.shape)) for one in metadata.inputs] == [("BYTES", [-1, -1])], metadata
+    config = client.get_model_config("texts", as_json=True)["config"]
+    assert config["input"][0]["data_type"] == "TYPE_STRING", config
+    words = np.array([["ein", "zwölf"], ["", "x" * 3000]], object)
+    given = triton.InferInput("x0", [2, 2], "BYTES")
+    for array in (words, np.char.encode(words.astype(str))):
+        given.set_data_from_numpy(array)
+        answer = client.infer("texts", [given]).as_numpy("y0")
+        assert answer.tolist() == [[word.encode() for word in row] for row in words.tolist()], answer
+    key = f"/starling-{uuid.uuid4().hex}"
+    packed = serialize_byte_tensor(words)
+    size = serialized_byte_size(packed)
+    region = shared_memory.create_shared_memory_region("words", key, 2 * size)
+    try:
+        shared_memory.set_shared_memory_region(region, [packed])
+        client.register_system_shared_memory("words", key, 2 * size)
+        given.set_shared_memory("words", size)
+        wanted = triton.InferRequestedOutput("y0")
+        wanted.set_shared_memory("words", size, offset=size)
+        client.infer("texts", [given], outputs=[wanted])
+        back = shared_memory.get_contents_as_numpy(region, np.object_, [2, 2], offset=size)
+        assert back.tolist() == [[word.encode() for word in row] for row in words.tolist()], back
+        client.unregister_system_shared_memory("words")
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+    given.set_data_from_numpy(words)
+    given._raw_content = given._raw_content[:-1]
+    code, text = refused(client.infer, "texts", [given])
+    assert code == "StatusCode.INVALID_ARGUMENT", (code, text)
+
+
 def background(client):
     done = queue.Queue()
     keep = lambda result, error: done.put((result, error))  # noqa: E731
@@ -157,7 +190,7 @@ def regions(client):
 
 
 def main():
-    steps = (management, repository, infer, background, stream, regions)
+    steps = (management, repository, infer, texts, background, stream, regions)
     with triton.InferenceServerClient(TARGET) as client:
         for step in steps:
             step(client)

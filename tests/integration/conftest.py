@@ -25,6 +25,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models.identity("bytes", (DataType.UINT8, (-1,)), rows=4),
         models.identity("every-type", *((kind, (3,)) for kind in models.TYPES), rows=4),
         models.identity("floats", (fp32, (-1,))),
+        models.identity("texts", (DataType.BYTES, (-1,)), rows=4),
         models.identity("typed", *((kind, (3,)) for kind in models.TYPES if kind != DataType.FP16), rows=4),
         models.identity("batched", (fp32, (-1,)), rows=8, preferred=(2, 4), delay_us=2_000),
         models.identity("slow", (fp32, (4,)), delay_us=100_000, queue_max=4),
@@ -32,6 +33,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         models.publish(root, config)
     models.publish(root, models.plus_one(), onnx_file=models.build_plus_one(), license="Apache-2.0")
+    models.publish(root, models.lengths(), files=models.build_lengths())
     models.publish(root, models.detector(), onnx_file=models.build_detector())
     return root
 

@@ -83,6 +83,27 @@ def test_typed_contents_are_answered_raw(channel: grpc.Channel) -> None:
     assert not any(output.HasField("contents") for output in answer.outputs)
 
 
+def test_texts_pass_raw_and_typed(channel: grpc.Channel) -> None:
+    texts = [b"a", "zwölf".encode(), b"", b"\0" * 5000]
+    raw = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    request = ModelInferRequest(model_name="texts")
+    add_input(request, "x0", "BYTES", (2, 2), raw)
+    answer = infer(channel, request)
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [2, 2])
+    assert list(answer.raw_output_contents) == [raw]
+    typed = ModelInferRequest(model_name="texts")
+    add_input(typed, "x0", "BYTES", (2, 2)).contents.bytes_contents.extend(texts)
+    assert list(infer(channel, typed).raw_output_contents) == [raw]
+
+
+def test_a_graph_reads_and_writes_texts(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="lengths")
+    add_input(request, "text", "BYTES", (1, 2)).contents.bytes_contents.extend([b"four", b""])
+    lengths, same = infer(channel, request).raw_output_contents
+    assert np.frombuffer(lengths, np.int32).tolist() == [4, 0]
+    assert strings(same) == ["four", ""]
+
+
 def test_large_tensors_pass(channel: grpc.Channel) -> None:
     frame = np.random.default_rng(1).integers(0, 256, 3_000_000, np.uint8).tobytes()
     request = ModelInferRequest(model_name="bytes")

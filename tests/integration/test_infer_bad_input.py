@@ -15,6 +15,7 @@ from tests.support.node_calls import raw_method, refused
 
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
 GOOD = echo_infer().SerializeToString()
+ONE = b"\1\0\0\0a"  # an element of BYTES
 HALF = "wants an int64 or uint64 from 0 to 2^63 - 1"
 
 
@@ -33,6 +34,15 @@ def tensor(datatype: str, shape: tuple[int, ...], raw: bytes | None = None, **fi
     contents = fields.pop("contents", None)
     added = add_input(message, "x0", datatype, shape, raw, **fields)
     if contents is not None:
+        added.contents.CopyFrom(InferTensorContents(**contents))
+    return message.SerializeToString()
+
+
+def texts(raw: bytes | None = None, shape: tuple[int, ...] = (1, 2), **contents: Any) -> bytes:
+    """Returns a request for `texts`: raw BYTES or typed contents."""
+    message = ModelInferRequest(model_name="texts")
+    added = add_input(message, "x0", "BYTES", shape, raw)
+    if raw is None:
         added.contents.CopyFrom(InferTensorContents(**contents))
     return message.SerializeToString()
 
@@ -135,6 +145,23 @@ REQUESTS = [
     ),
     ("typed FP16", tensor("FP16", (1,), contents={}), 'input "x0" is FP16, which has no typed contents; send it raw'),
     ("typed BF16", tensor("BF16", (1,), contents={}), 'input "x0" is BF16, which has no typed contents; send it raw'),
+    ("BYTES without lengths", texts(b"ab"), "is no tensor of BYTES: element 0 of 2 has no length: 2 bytes are left"),
+    ("BYTES of nothing", texts(b""), "is no tensor of BYTES: element 0 of 2 has no length: 0 bytes are left; put its"),
+    ("BYTES cut in a length", texts(ONE + b"\1\0\0"), "element 1 of 2 has no length: 3 bytes are left"),
+    ("BYTES cut in an element", texts(ONE + b"\2\0\0\0a"), "element 1 of 2 says that it has 2 bytes, 1 are left"),
+    ("BYTES of 4 GiB", texts(b"\xff\xff\xff\xff" + bytes(8)), "says that it has 4294967295 bytes, 8 are left"),
+    ("BYTES of 2 GiB", texts(ONE + b"\0\0\0\x80"), "element 1 of 2 says that it has 2147483648 bytes, 0 are left"),
+    ("BYTES surplus", texts(ONE * 3), "is no tensor of BYTES: 5 bytes are left behind its 2 elements; put its length"),
+    ("BYTES 2^40 x 2^40", texts(ONE, (2**40, 2**40)), "whose size overflows; send the true shape"),
+    ("BYTES 2^40", texts(ONE, (1, 2**40)), "element 1 of 1099511627776 has no length: 0 bytes are left"),
+    ("BYTES for FP32", tensor("BYTES", (1, 64), ONE * 64), 'echo:1 input "x0" wants FP32[?, 64], got BYTES[1, 64]'),
+    ("few typed BYTES", texts(bytes_contents=[b"a"]), "needs 2 elements, got 1 in bytes_contents; send every element"),
+    (
+        "typed BYTES 2^40",
+        texts(None, (1, 2**40), bytes_contents=[b"a"]),
+        "needs 1099511627776 elements, got 1 in bytes",
+    ),
+    ("BYTES as numbers", texts(uint_contents=[1, 2]), "is BYTES and has elements in field 4 of its contents; send all"),
     ("output twice", with_outputs("y0", "y0"), 'output "y0" is asked for twice; name it once'),
     ("unknown output", with_outputs("y9"), 'output "y9" is unknown, echo returns y0; ask for these'),
     ("classes as text", with_outputs("y0", classification="3"), f'`classification` of output "y0" {HALF}'),
@@ -197,6 +224,11 @@ def test_classes_of_what_has_no_order_are_refused(channel: grpc.Channel) -> None
     refusal = refused(lambda: infer(channel, message))
     assert (refusal.code, refusal.reason) == INVALID
     assert 'output "y0" of every-type is BOOL, whose elements have no order to classify by' in refusal.text
+    message = ModelInferRequest.FromString(texts(ONE * 2))
+    set_parameters(message.outputs.add(name="y0").parameters, {"classification": 1})
+    assert (
+        'output "y0" of texts is BYTES, whose elements have no order' in refused(lambda: infer(channel, message)).text
+    )
 
 
 def test_unknown_models_and_methods_have_their_own_status(channel: grpc.Channel) -> None:

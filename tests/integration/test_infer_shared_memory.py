@@ -197,7 +197,29 @@ def test_no_memory_is_taken_for_a_tensor_larger_than_a_message(channel: grpc.Cha
     assert "got 1099511627776 in shared memory, at most 4194304" in refusal.text
 
 
-def test_a_tensor_is_copied_once_more_each_way_when_it_lies_in_shared_memory(
+def test_texts_pass_through_shared_memory_and_are_checked_in_the_batch(
+    channel: grpc.Channel, memory: SharedMemory
+) -> None:
+    register(channel, memory)
+    raw = b"\4\0\0\0four\0\0\0\0"
+    memory.buf[: len(raw)] = raw
+
+    def request(size: int) -> pb.ModelInferRequest:
+        message = pb.ModelInferRequest(model_name="texts")
+        add_input(message, "x0", "BYTES", (1, 2), **place(size))
+        set_parameters(message.outputs.add(name="y0").parameters, place(64, PAGE))
+        return message
+
+    answer = infer(channel, request(len(raw)))
+    assert answer.outputs[0].parameters["shared_memory_byte_size"].int64_param == len(raw)
+    assert bytes(memory.buf[PAGE : PAGE + len(raw)]) == raw
+    assert "element 1 of 2 has no length: 3 bytes are left" in refuse(channel, request(len(raw) - 1)).text
+    assert "needs at least 8 bytes, got 7 in shared memory" in refuse(channel, request(7)).text
+    memory.buf[:4] = b"\xff\xff\xff\xff"
+    assert "element 0 of 2 says that it has 4294967295 bytes" in refuse(channel, request(len(raw))).text
+
+
+def test_a_tensor_is_copied_once_each_way_wherever_it_lies(
     node: RunningNode, channel: grpc.Channel, memory: SharedMemory
 ) -> None:
     def copied(request: pb.ModelInferRequest) -> tuple[float, float]:
@@ -214,7 +236,7 @@ def test_a_tensor_is_copied_once_more_each_way_when_it_lies_in_shared_memory(
     add_input(packed, "x0", "FP32", (1, FRAME // 4)).contents.fp32_contents.extend([1] * (FRAME // 4))
     assert copied(packed) == (0, 0)
     register(channel, memory)
-    assert copied(frame_request(place(FRAME), place(FRAME, PAGE + FRAME))) == (1, 1)
+    assert copied(frame_request(place(FRAME), place(FRAME, PAGE + FRAME))) == (0, 0)
 
 
 def test_a_removed_object_lives_until_it_is_forgotten(channel: grpc.Channel, memory: SharedMemory) -> None:

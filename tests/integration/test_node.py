@@ -36,6 +36,19 @@ def test_every_type_comes_back_bit_by_bit(client: Client, rows: int) -> None:
         assert got.tobytes() == given.tobytes(), name
 
 
+def test_texts_come_back_as_bytes(client: Client) -> None:
+    texts = np.array([["a", "zwölf"], ["", "x" * 5000]])
+    assert client.predict("texts", {"x0": texts})["y0"].tolist() == [[b"a", "zwölf".encode()], [b"", b"x" * 5000]]
+
+
+@pytest.mark.parametrize("rows", range(1, 5))
+def test_a_graph_reads_and_writes_texts(client: Client, rows: int) -> None:
+    texts = np.array([["a" * row, "bc", "zwölf"] for row in range(rows)], object)
+    answer = client.predict("lengths", {"text": texts})
+    assert answer["length"].tolist() == [[row, 2, 6] for row in range(rows)]
+    assert answer["same"].tolist() == [[b"a" * row, b"bc", "zwölf".encode()] for row in range(rows)]
+
+
 @pytest.mark.parametrize("rows", range(1, 9))
 def test_echo_answers_every_batch_size(client: Client, rows: int) -> None:
     x = np.random.default_rng(rows).standard_normal((rows, 64), np.float32)

@@ -19,7 +19,7 @@ from tests.support.node_models import build_plus_one, identity, plus_one, publis
 
 FP32 = DataType.FP32
 SCRIPTS = {
-    "triton_grpc.py": "management repository infer background stream regions",
+    "triton_grpc.py": "management repository infer texts background stream regions",
     "triton_aio.py": "management infer stream",
     "kserve_grpc.py": "kserve",
 }
@@ -49,6 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clients") / "models"
     publish(root, identity("echo", (FP32, (64,)), rows=8, preferred=(2, 4)))
     publish(root, identity("whole", (FP32, (2, 3)), rows=0))
+    publish(root, identity("texts", (DataType.BYTES, (-1,)), rows=4))
     publish(root, identity("slow", (FP32, (4,)), delay_us=100_000, queue_max=4))
     for name in ("plus-one", "other"):
         publish(root, plus_one(name), onnx_file=build_plus_one())

@@ -178,6 +178,20 @@ TEST(InferCodec, MakesTypedElementsIntoBytes) {
   }
 }
 
+TEST(InferCodec, PutsLengthsBeforeTypedBytes) {
+  Writer elements;
+  elements.element(8, "ab");
+  elements.element(8, "");
+  auto tensor = input("BYTES", {2});
+  tensor.message(5, elements);
+  auto message = named();
+  message.message(5, tensor);
+  const auto parsed = parse(message);
+  ASSERT_TRUE(parsed->status.ok()) << parsed->status.message;
+  EXPECT_EQ(bytes_of(parsed->view.inputs[0]), std::string("\2\0\0\0ab\0\0\0\0", 10));
+  EXPECT_EQ(parsed->view.inputs[0].size_bytes, 10U);
+}
+
 TEST(InferCodec, BorrowsPackedFloats) {
   Writer elements;
   elements.text(6, std::string(8, 'f'));
@@ -224,6 +238,11 @@ TEST(InferCodec, SaysWhatIsWrong) {
   auto large = input("INT8", {1});
   large.message(5, contents(2, {128}, true));
   expect(with(5, large), "has an element 128 in int_contents, which is no INT8");
+  expect(with(5, input("BYTES", {1})), "of shape [1] needs 1 elements, got 0 in bytes_contents");
+  expect(with(5, input("BYTES", {std::int64_t{1} << 40, std::int64_t{1} << 40})), "needs more than fit, got 0");
+  auto number_as_text = input("BYTES", {1});
+  number_as_text.message(5, contents(8, {1}, false));
+  expect(with(5, number_as_text), "has malformed contents");
   auto torn = input("FP32", {1});
   Writer odd;
   odd.text(6, "abcde");

@@ -547,6 +547,144 @@ TEST(Model, RefusesWhatDoesNotFitTheSignature) {
   EXPECT_EQ(finished(*model, Reason::kInvalidInput), 10U);
 }
 
+// A model whose runs wait at a gate: what is submitted meanwhile runs together.
+struct Gate {
+  explicit Gate(const ModelConfig& config)
+      : model(config, std::make_unique<ScriptedEngine>(config.signature, 1, [this] {
+                waits = true;
+                closed.wait(true);
+                std::this_thread::sleep_for(milliseconds(1));  // no quick model, which would run on this thread
+              })) {
+    model.warm_up();
+    closed = true;
+    waits = false;
+  }
+
+  void run_together(TestRequest& alone, const std::vector<TestRequest*>& together) {
+    model.submit(alone);
+    while (!waits) std::this_thread::yield();
+    for (TestRequest* request : together) model.submit(*request);
+    closed = false;
+    closed.notify_all();
+  }
+
+  std::atomic<bool> closed{false};
+  std::atomic<bool> waits{false};
+  Model model;
+};
+
+// Makes a request's input one of BYTES, two elements a row; borrows them.
+void set_texts(TestRequest& request, const std::string& texts) {
+  auto& tensor = request.inputs[0];
+  tensor.data_type = DataType::kBytes;
+  tensor.shape = {request.rows, 2};
+  tensor.data = {{reinterpret_cast<const std::uint8_t*>(texts.data()), texts.size()}};
+  tensor.size_bytes = texts.size();
+}
+
+std::string text_of(const OutputTensor& output) {
+  return {reinterpret_cast<const char*>(output.buffer->data()) + output.offset, output.size};
+}
+
+TEST(Model, RequestsOfBytesShareABatchAndGetTheirOwnElements) {
+  auto config = echo_config();
+  config.signature = {{{"x", DataType::kBytes, {-1}}}, {{"y", DataType::kBytes, {-1}}}};
+  config.buckets = {1, 8};
+  Gate gate(config);
+  using std::string_literals::operator""s;
+  const std::string one = "\1\0\0\0a\0\0\0\0"s;
+  const std::string two = "\0\0\0\0\3\0\0\0xyz\2\0\0\0bc\0\0\0\0"s;
+  TestRequest first(1);
+  TestRequest second(2);
+  set_texts(first, one);
+  set_texts(second, two);
+  TestRequest alone(1);
+  set_texts(alone, one);
+  gate.run_together(alone, {&first, &second});
+  EXPECT_EQ(text_of(first.wait().outputs[0]), one);
+  EXPECT_EQ(text_of(second.wait().outputs[0]), two);
+  EXPECT_EQ(second.wait().outputs[0].shape, (Shape{2, 2}));
+  EXPECT_EQ(text_of(alone.wait().outputs[0]), one);
+  EXPECT_EQ(first.wait().timing.batch_size, 3);
+  EXPECT_EQ(second.wait().timing.batch_size, 3);
+  TestRequest cut(1);
+  const std::string short_of_one = one.substr(0, one.size() - 1);
+  set_texts(cut, short_of_one);
+  gate.model.submit(cut);
+  EXPECT_NE(cut.wait().status.message.find("\"x\" of shape [1, 2] is no tensor of BYTES: element 1 of 2 has no length"),
+            std::string::npos)
+      << cut.wait().status.message;
+}
+
+// Bytes elsewhere that may be gone when they are wanted.
+class Elsewhere final : public ByteSource, public ByteSink {
+ public:
+  explicit Elsewhere(std::string bytes) : bytes_(std::move(bytes)) {}
+  Status read(std::span<std::uint8_t> out) const override {
+    if (bytes_.size() < out.size()) return {Reason::kInvalidInput, "the bytes have gone", 0, {}};
+    std::memcpy(out.data(), bytes_.data(), out.size());
+    return {};
+  }
+  Status write(const TensorSpec& output, std::span<const std::uint8_t> bytes) const override {
+    if (bytes_.empty()) return {Reason::kInvalidInput, "no room for " + output.name, 0, {}};
+    written = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+    return {};
+  }
+  mutable std::string written;
+
+ private:
+  std::string bytes_;
+};
+
+TEST(Model, BytesThatLieElsewhereAreReadIntoTheBatchAndWrittenOutOfIt) {
+  auto config = echo_config();
+  config.buckets = {1, 8};
+  Gate gate(config);
+  const std::string ones(16, '\1');
+  const auto there = std::make_shared<Elsewhere>(ones);
+  const auto gone = std::make_shared<Elsewhere>("");
+  TestRequest here(2, 4, 7);
+  TestRequest elsewhere(1, 4);
+  TestRequest missing(1, 4);
+  TestRequest unwritten(1, 4, 9);
+  elsewhere.inputs[0].data.clear();
+  elsewhere.inputs[0].source = there;
+  elsewhere.sinks = {there};
+  missing.inputs[0].data.clear();
+  missing.inputs[0].source = gone;
+  unwritten.sinks = {gone};
+  TestRequest alone(1, 4);
+  gate.run_together(alone, {&missing, &here, &elsewhere, &unwritten});
+  EXPECT_EQ(floats(here.wait().outputs[0]), here.values());
+  const auto& written = elsewhere.wait();
+  ASSERT_TRUE(written.status.ok()) << written.status.message;
+  EXPECT_EQ(written.outputs[0].buffer, nullptr);
+  EXPECT_EQ(written.outputs[0].size, 16U);
+  EXPECT_EQ(there->written, ones);
+  EXPECT_EQ(written.timing.batch_size, 4);
+  EXPECT_TRUE(alone.wait().status.ok());
+  EXPECT_EQ(missing.wait().status.message, "the bytes have gone");
+  EXPECT_EQ(unwritten.wait().status.message, "no room for y");
+  EXPECT_EQ(finished(gate.model, Reason::kInvalidInput), 2U);
+}
+
+TEST(Model, ABatchWithNothingToReadIsNotRunAndItsSlotIsFreeAgain) {
+  auto model = make(echo_config());
+  const auto runs = model->stats().executions.load();
+  for (int i = 0; i < 3; ++i) {
+    TestRequest missing(1, 4);
+    missing.inputs[0].data.clear();
+    missing.inputs[0].source = std::make_shared<Elsewhere>("");
+    model->submit(missing);
+    EXPECT_EQ(missing.wait().status.reason, Reason::kInvalidInput);
+  }
+  EXPECT_EQ(model->stats().executions.load(), runs);
+  EXPECT_TRUE(model->healthy());
+  TestRequest good(1, 4, 3);
+  model->submit(good);
+  EXPECT_EQ(floats(good.wait().outputs[0]), good.values());
+}
+
 TEST(Model, ManyThreadsSubmitAndCancelAtOnce) {
   auto config = echo_config();
   config.instances = 2;

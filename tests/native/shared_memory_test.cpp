@@ -53,16 +53,19 @@ class SharedMemoryTest : public ::testing::Test {
   }
 
   std::string read(std::uint64_t offset, std::uint64_t size) {
-    std::shared_ptr<Buffer> out;
-    const auto status = memory_.read({"r", offset, size}, out);
-    return status.ok() ? std::string(reinterpret_cast<const char*>(out->data()), out->size()) : status.message;
+    std::shared_ptr<const RegionBytes> bytes;
+    if (const auto status = memory_.find({"r", offset, size}, bytes); !status.ok()) return status.message;
+    std::string out(size, '?');
+    const auto status = bytes->read({reinterpret_cast<std::uint8_t*>(out.data()), out.size()});
+    EXPECT_EQ(bytes->check(size).message, status.message);
+    return status.ok() ? out : status.message;
   }
 
   Status write(std::uint64_t offset, std::uint64_t size, const std::string& bytes) {
-    const TensorSpec spec{"y", DataType::kUint8, {-1}};
-    auto buffer = std::make_shared<Buffer>(bytes.size());
-    std::memcpy(buffer->data(), bytes.data(), bytes.size());
-    return memory_.write({"r", offset, size}, {&spec, {1}, buffer, 0, bytes.size()});
+    std::shared_ptr<const RegionBytes> range;
+    if (auto status = memory_.find({"r", offset, size}, range); !status.ok()) return status;
+    return range->write({"y", DataType::kUint8, {-1}},
+                        {reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()});
   }
 };
 

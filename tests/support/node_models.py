@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
+import openvino
 from onnx import TensorProto, helper, numpy_helper
+from openvino import opset15 as ops
 
 from engines import DataType, ModelConfig, Postprocess, Release, Repository, StateConfig, TensorConfig
 
@@ -14,7 +19,7 @@ _OPSET = helper.make_opsetid("", 17)
 _IR_VERSION = 9  # what OpenVINO and ONNX Runtime of the last years read
 # The detector's anchors, xyxy in pixels: the first two overlap by half, the third is far away.
 ANCHORS = np.array([[0, 0, 10, 10], [2, 0, 12, 10], [40, 40, 50, 50]], np.float32)
-TYPES = tuple(kind for kind in DataType if kind is not DataType.BF16)  # those that NumPy has
+TYPES = tuple(kind for kind in DataType if kind not in (DataType.BF16, DataType.BYTES))  # numbers that NumPy has
 
 
 def identity(
@@ -104,6 +109,34 @@ def build_accumulator() -> bytes:
     return _serialize(graph)
 
 
+def lengths(name: str = "lengths") -> ModelConfig:
+    """Returns the configuration of `build_lengths`."""
+    return ModelConfig(
+        name=name,
+        backend="openvino",
+        max_batch_size=4,
+        inputs=(TensorConfig("text", DataType.BYTES, (-1,)),),
+        outputs=(TensorConfig("length", DataType.INT32, (-1,)), TensorConfig("same", DataType.BYTES, (-1,))),
+        preferred_batch_sizes=(2,),
+        model_filename="model.xml",
+    )
+
+
+def build_lengths() -> dict[str, bytes]:
+    """Returns the files of an OpenVINO model whose texts come back with their lengths."""
+    text = ops.parameter([-1, -1], openvino.Type.string, name="text")
+    text.output(0).set_names({"text"})
+    parts = ops.string_tensor_unpack(text)
+    length = ops.subtract(parts.output(1), parts.output(0))
+    same = ops.string_tensor_pack(*parts.outputs())
+    length.output(0).set_names({"length"})
+    same.output(0).set_names({"same"})
+    graph = openvino.Model([ops.result(length), ops.result(same)], [text], "lengths")
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(graph, Path(folder) / "model.xml")
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def detector(name: str = "colours") -> ModelConfig:
     """Returns the configuration of `build_detector` with the nms step behind it."""
     return ModelConfig(
@@ -148,9 +181,17 @@ def build_detector() -> bytes:
     return _serialize(graph)
 
 
-def publish(root: Path, config: ModelConfig, *, version: int = 1, onnx_file: bytes = b"", license: str = "") -> None:  # noqa: A002
+def publish(
+    root: Path,
+    config: ModelConfig,
+    *,
+    version: int = 1,
+    onnx_file: bytes = b"",
+    files: Mapping[str, bytes] = MappingProxyType({}),
+    license: str = "",  # noqa: A002
+) -> None:
     """Publishes one version; `identity` needs no file."""
-    files = {"model.onnx": onnx_file} if onnx_file else {}
+    files = {"model.onnx": onnx_file} if onnx_file else dict(files)
     labels = ("person",) if config.postprocess is Postprocess.NMS else ()
     Repository(root).publish(Release(config, version, files, labels, license))
 

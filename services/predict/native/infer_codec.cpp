@@ -207,7 +207,7 @@ Status check_input(const std::string& datatype, const InputTensor& tensor) {
   if (tensor.data_type == DataType::kUnspecified) {
     return {Reason::kInvalidInput,
             "input \"" + tensor.name + "\" has datatype \"" + datatype +
-                "\", wanted BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32 or FP64",
+                "\", wanted BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES",
             0,
             {{"input", tensor.name}}};
   }

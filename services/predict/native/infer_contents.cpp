@@ -1,8 +1,10 @@
 #include "infer_contents.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
+#include "byte_elements.h"
 #include "wire.h"
 
 namespace starling::predict {
@@ -38,6 +40,8 @@ Field field_of(DataType type) noexcept {
       return {6, "fp32_contents"};
     case DataType::kFp64:
       return {7, "fp64_contents"};
+    case DataType::kBytes:
+      return {8, "bytes_contents"};
     default:
       return {0, ""};
   }
@@ -120,6 +124,26 @@ bool collect_fixed(const Spans& contents, std::uint32_t field, std::size_t size,
   return !in.failed();
 }
 
+// Calls `each` with every element of `bytes_contents`; false when the message is malformed.
+template <typename Each>
+bool for_each_text(const Spans& contents, std::uint32_t field, const Each& each) {
+  Reader in(contents);
+  Tag tag;
+  Spans pieces;
+  std::uint64_t size = 0;
+  while (in.more()) {
+    if (!in.tag(tag)) return false;
+    if (tag.field != field) {
+      if (!in.skip(tag.type)) return false;
+    } else if (tag.type != Type::kBytes || !in.bytes(pieces, size)) {
+      return false;
+    } else {
+      each(pieces, size);
+    }
+  }
+  return !in.failed();
+}
+
 // The only field that has elements, or the first that should have none.
 bool find_strange_field(const Spans& contents, std::uint32_t wanted, std::uint32_t& strange) {
   Reader in(contents);
@@ -158,6 +182,29 @@ Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std
     return tensor.size_bytes == expected ? Status{} : wrong_count(tensor.size_bytes / element);
   }
   std::uint64_t count = 0;
+  const auto keep = [&](std::shared_ptr<const Buffer> bytes) {
+    tensor.data = {{bytes->data(), bytes->size()}};
+    tensor.size_bytes = bytes->size();
+    owned.push_back(std::move(bytes));
+  };
+  if (tensor.data_type == DataType::kBytes) {
+    std::size_t size = 0;
+    const auto measure = [&](const Spans&, std::uint64_t length) {
+      ++count;
+      size += element + length;
+    };
+    if (!for_each_text(contents, field.number, measure)) return malformed();
+    if (!expected || count != *expected / element) return wrong_count(count);
+    auto bytes = std::make_shared<Buffer>(size);
+    auto* out = bytes->data();
+    const auto put = [&](const Spans& pieces, std::uint64_t length) {
+      out = put_length(out, length);
+      for (const auto piece : pieces) out = std::copy(piece.begin(), piece.end(), out);
+    };
+    for_each_text(contents, field.number, put);
+    keep(std::move(bytes));
+    return {};
+  }
   std::optional<std::uint64_t> outside;
   const auto look = [&](std::uint64_t value) {
     ++count;
@@ -181,9 +228,7 @@ Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std
     return true;
   };
   for_each_varint(contents, field.number, put);
-  tensor.data = {{bytes->data(), bytes->size()}};
-  tensor.size_bytes = bytes->size();
-  owned.push_back(std::move(bytes));
+  keep(std::move(bytes));
   return {};
 }
 

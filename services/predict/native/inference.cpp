@@ -80,6 +80,7 @@ void Inference::attempt(const std::string& model_name, std::int64_t version) {
     first_choice_ = found;
     if (answer_from_responses()) return;
     if (view_.cache && answer_from_frames(*view_.cache, {})) return;
+    if (auto status = open_sinks(); !status.ok()) return refuse(status);
   }
   // This request may be gone before submit() returns; `found` keeps the model.
   found->submit(*this);
@@ -121,7 +122,7 @@ void Inference::next_alternative(Status why) {
 bool Inference::is_frame_model(const Model& candidate) const {
   const auto& specs = candidate.config().signature.inputs;
   return !candidate.config().is_stateful() && !stream_id.empty() && specs.size() == 1 && inputs.size() == 1 &&
-         inputs[0].name == specs[0].name && specs[0].data_type == DataType::kUint8 &&
+         inputs[0].source == nullptr && inputs[0].name == specs[0].name && specs[0].data_type == DataType::kUint8 &&
          inputs[0].data_type == DataType::kUint8 && inputs[0].shape.size() == 4 && inputs[0].shape[0] == 1 &&
          inputs[0].shape[3] == 3;
 }
@@ -142,10 +143,23 @@ bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view d
   return true;
 }
 
+// The cache compares bytes, so those that lie elsewhere are fetched. True when nothing is left to be done.
 bool Inference::answer_from_responses() {
   if (first_choice_->config().response_cache_us == 0 ||
       inputs.size() != first_choice_->config().signature.inputs.size()) {
     return false;
+  }
+  for (auto& input : inputs) {
+    if (input.source == nullptr) continue;
+    auto bytes = std::make_shared<Buffer>(input.size_bytes);
+    if (auto status = input.source->read({bytes->data(), bytes->size()}); !status.ok()) {
+      refuse(status);
+      return true;
+    }
+    node_.bytes_in.copied.fetch_add(bytes->size(), std::memory_order_relaxed);
+    input.source = nullptr;
+    input.data = {{bytes->data(), bytes->size()}};
+    view_.owned.push_back(std::move(bytes));
   }
   response_key_ = node_.responses().key(first_choice_->id(), inputs);
   const auto now = Clock::now();
@@ -189,13 +203,16 @@ void Inference::send(Answer answer) {
   std::uint64_t copied = 0;
   for (const auto& output : answer.outputs) {
     passed += output.size;
-    if (output.size <= wire::Writer::kCopyMax) copied += output.size;
+    if (output.buffer != nullptr && output.size <= wire::Writer::kCopyMax) copied += output.size;
   }
   for (const auto& wanted : view_.outputs) {
     if (!wanted.region) continue;
     for (const auto& output : answer.outputs) {
-      if (output.spec->name != wanted.name) continue;
-      if (auto status = node_.regions().write(*wanted.region, output); !status.ok()) return refuse(status);
+      if (output.spec->name != wanted.name || output.buffer == nullptr) continue;
+      std::shared_ptr<const RegionBytes> bytes;
+      auto status = node_.regions().find(*wanted.region, bytes);
+      if (status.ok()) status = bytes->write(*output.spec, {output.buffer->data() + output.offset, output.size});
+      if (!status.ok()) return refuse(status);
       copied += output.size;
     }
   }
@@ -204,27 +221,45 @@ void Inference::send(Answer answer) {
   deliver(answer);
 }
 
-// Takes the inputs that lie in shared memory out of it, once and for all: whoever shares it may change it, or take it
-// away, at any time.
+// Finds the inputs that lie in shared memory, which are read when their batch is made.
 Status Inference::open_regions() {
   for (const auto& [index, range] : view_.input_regions) {
     auto& input = inputs[index];
-    // Before any memory is taken: a range is as large as its tensor, and a tensor no larger than a message may be.
+    // A range is as large as its tensor, and a tensor no larger than a message may be.
     const auto expected = byte_size(input.data_type, input.shape.data(), input.shape.size());
-    if (range.size != expected || range.size > node_.tensor_bytes_max()) {
+    const bool is_bytes = input.data_type == DataType::kBytes;
+    const bool fits = expected && (is_bytes ? range.size >= *expected : range.size == *expected);
+    if (!fits || range.size > node_.tensor_bytes_max()) {
       return {Reason::kInvalidInput,
               "input \"" + input.name + "\" of shape " + to_string(input.shape) + " needs " +
-                  (expected ? std::to_string(*expected) : "more than 2^63") + " bytes, got " +
-                  std::to_string(range.size) + " in shared memory, at most " +
+                  (is_bytes ? "at least " : "") + (expected ? std::to_string(*expected) : "more than 2^63") +
+                  " bytes, got " + std::to_string(range.size) + " in shared memory, at most " +
                   std::to_string(node_.tensor_bytes_max()) + "; send row-major elements without padding",
               0,
               {{"input", input.name}}};
     }
-    std::shared_ptr<Buffer> bytes;
-    if (auto status = node_.regions().read(range, bytes); !status.ok()) return status;
-    input.data = {{bytes->data(), bytes->size()}};
-    input.size_bytes = bytes->size();
-    view_.owned.push_back(std::move(bytes));
+    std::shared_ptr<const RegionBytes> bytes;
+    if (auto status = node_.regions().find(range, bytes); !status.ok()) return status;
+    if (auto status = bytes->check(range.size); !status.ok()) return status;
+    input.size_bytes = range.size;
+    input.source = std::move(bytes);
+  }
+  return {};
+}
+
+// Finds the places in shared memory for outputs, which are written out of the engine; not of a model whose answers are
+// kept for others.
+Status Inference::open_sinks() {
+  if (response_key_) return {};
+  const auto& specs = first_choice_->config().signature.outputs;
+  for (const auto& wanted : view_.outputs) {
+    if (!wanted.region) continue;
+    std::shared_ptr<const RegionBytes> bytes;
+    if (auto status = node_.regions().find(*wanted.region, bytes); !status.ok()) return status;
+    const auto same = [&](const TensorSpec& spec) { return spec.name == wanted.name; };
+    const auto at = std::find_if(specs.begin(), specs.end(), same) - specs.begin();
+    sinks.resize(specs.size());
+    sinks.at(static_cast<std::size_t>(at)) = std::move(bytes);
   }
   return {};
 }

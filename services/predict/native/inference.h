@@ -39,6 +39,7 @@ class Inference : public Request {
   bool answer_from_responses();
   void remember(const std::vector<OutputTensor>& outputs);
   Status open_regions();
+  Status open_sinks();
   void send(Answer answer);
   void send_cached(Answer answer);
   bool is_frame_model(const Model& model) const;

@@ -26,7 +26,7 @@ bool is_object_name(const std::string& key) {
 }  // namespace
 
 // An open object and the part of it that was registered.
-struct SharedMemory::Region {
+struct Region {
   Region(RegionInfo what, int descriptor) : info(std::move(what)), file(descriptor) {}
   ~Region() { close(file); }
   Region(const Region&) = delete;
@@ -109,60 +109,60 @@ std::vector<RegionInfo> SharedMemory::regions() const {
   return out;
 }
 
-Status SharedMemory::find(const RegionRange& range, std::shared_ptr<const Region>& out) const {
+Status SharedMemory::find(const RegionRange& range, std::shared_ptr<const RegionBytes>& out) const {
+  std::shared_ptr<const Region> region;
   {
     const std::lock_guard lock(mutex_);
     const auto it = regions_.find(range.region);
     if (it == regions_.end()) {
       return invalid("shared memory region \"" + range.region + "\" is not registered on this node; register it first");
     }
-    out = it->second;
+    region = it->second;
   }
-  const auto size = out->info.size;
-  if (range.offset <= size && range.size <= size - range.offset) return {};
-  return invalid("shared memory region \"" + range.region + "\" has " + std::to_string(size) + " bytes, " +
-                 std::to_string(range.size) + " at offset " + std::to_string(range.offset) +
-                 " are not in it; name a range inside of it");
+  const auto size = region->info.size;
+  if (range.offset > size || range.size > size - range.offset) {
+    return invalid("shared memory region \"" + range.region + "\" has " + std::to_string(size) + " bytes, " +
+                   std::to_string(range.size) + " at offset " + std::to_string(range.offset) +
+                   " are not in it; name a range inside of it");
+  }
+  out = std::make_shared<RegionBytes>(std::move(region), range.offset, range.size);
+  return {};
 }
 
-Status SharedMemory::read(const RegionRange& range, std::shared_ptr<Buffer>& out) const {
-  std::shared_ptr<const Region> region;
-  if (auto status = find(range, region); !status.ok()) return status;
-  out = std::make_shared<Buffer>(range.size);
-  for (std::size_t done = 0; done < range.size;) {
-    const auto at = region->info.offset + range.offset + done;
-    const auto n = pread(region->file, out->data() + done, range.size - done, static_cast<off_t>(at));
+Status RegionBytes::check(std::uint64_t size) const {
+  const auto object = region_->object_size();
+  const auto begin = region_->info.offset;
+  if (object >= begin + offset_ + size) return {};
+  return region_->ended(object < begin ? 0 : object - begin);
+}
+
+Status RegionBytes::read(std::span<std::uint8_t> out) const {
+  for (std::size_t done = 0; done < out.size();) {
+    const auto at = region_->info.offset + offset_ + done;
+    const auto n = pread(region_->file, out.data() + done, out.size() - done, static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return region->ended(range.offset + done);
+    if (n <= 0) return region_->ended(offset_ + done);
     done += static_cast<std::size_t>(n);
   }
   return {};
 }
 
-Status SharedMemory::write(const RegionRange& range, const OutputTensor& output) const {
-  std::shared_ptr<const Region> region;
-  if (auto status = find(range, region); !status.ok()) return status;
-  if (output.size > range.size) {
-    return invalid("output \"" + output.spec->name + "\" has " + std::to_string(output.size) + " bytes, the " +
-                   std::to_string(range.size) + " named in shared memory region \"" + range.region +
-                   "\" do not hold them; raise shared_memory_byte_size");
+Status RegionBytes::write(const TensorSpec& output, std::span<const std::uint8_t> bytes) const {
+  const auto named = "output \"" + output.name + "\"";
+  const auto region = "shared memory region \"" + region_->info.name + "\"";
+  if (bytes.size() > size_) {
+    return invalid(named + " has " + std::to_string(bytes.size()) + " bytes, the " + std::to_string(size_) +
+                   " named in " + region + " do not hold them; raise shared_memory_byte_size");
   }
   // A write past the end would grow an object that was made smaller; between this look and the write its owner can
   // at worst get back a size that it had registered.
-  const auto begin = region->info.offset + range.offset;
-  const auto object = region->object_size();
-  if (object < begin + output.size)
-    return region->ended(object < region->info.offset ? 0 : object - region->info.offset);
-  for (std::size_t done = 0; done < output.size;) {
-    const auto* from = output.buffer->data() + output.offset + done;
-    const auto n = pwrite(region->file, from, output.size - done, static_cast<off_t>(begin + done));
+  if (auto status = check(bytes.size()); !status.ok()) return status;
+  for (std::size_t done = 0; done < bytes.size();) {
+    const auto at = region_->info.offset + offset_ + done;
+    const auto n = pwrite(region_->file, bytes.data() + done, bytes.size() - done, static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
-      return {Reason::kEngineFailed,
-              "output \"" + output.spec->name + "\" could not be written to shared memory region \"" + range.region +
-                  "\": " + error_text(),
-              0,
-              {}};
+      return {Reason::kEngineFailed, named + " could not be written to " + region + ": " + error_text(), 0, {}};
     }
     done += static_cast<std::size_t>(n);
   }

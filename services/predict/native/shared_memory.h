@@ -2,8 +2,8 @@
 //
 // A region is read and written through its file descriptor and never mapped. Whoever shares an object may truncate it
 // at any time; a load from a mapping would then end the process with SIGBUS, whatever was checked before, while a read
-// of the descriptor just comes back short. It is also what keeps an object from changing under the node: a request
-// works on what was read once.
+// of the descriptor just comes back short. It is also what keeps an object from changing under the engine: a request
+// works on what was read once, into the batch.
 #pragma once
 
 #include <map>
@@ -24,6 +24,26 @@ struct RegionInfo {
   std::uint64_t size = 0;
 };
 
+struct Region;
+
+// A range of a region, as long as somebody holds it: read right into a batch, written right out of an engine's memory.
+class RegionBytes final : public ByteSource, public ByteSink {
+ public:
+  RegionBytes(std::shared_ptr<const Region> region, std::uint64_t offset, std::uint64_t size)
+      : region_(std::move(region)), offset_(offset), size_(size) {}
+
+  // Does its object still hold the first `size` bytes?
+  Status check(std::uint64_t size) const;
+
+  Status read(std::span<std::uint8_t> out) const override;
+  Status write(const TensorSpec& output, std::span<const std::uint8_t> bytes) const override;
+
+ private:
+  std::shared_ptr<const Region> region_;
+  std::uint64_t offset_;
+  std::uint64_t size_;
+};
+
 // The regions of a node. Thread-safe. A region that is removed stays open until the last request that uses it ends.
 class SharedMemory {
  public:
@@ -40,17 +60,10 @@ class SharedMemory {
 
   std::vector<RegionInfo> regions() const;
 
-  // A copy of the bytes of a range.
-  Status read(const RegionRange& range, std::shared_ptr<Buffer>& out) const;
-
-  // Puts an output at the start of a range.
-  Status write(const RegionRange& range, const OutputTensor& output) const;
+  // A range of a region that is registered.
+  Status find(const RegionRange& range, std::shared_ptr<const RegionBytes>& out) const;
 
  private:
-  struct Region;
-
-  Status find(const RegionRange& range, std::shared_ptr<const Region>& out) const;
-
   const std::uint64_t bytes_max_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const Region>> regions_;  // guarded by mutex_

@@ -58,6 +58,7 @@ def test_every_dtype_comes_back_as_it_was(code: str) -> None:
 def test_every_data_type_on_the_wire_is_known() -> None:
     sent = {encode(np.zeros((1, 2), code)).data_type for code in ALL_DTYPES}
     sent.add(encode(np.zeros((1, 2), ml_dtypes.bfloat16)).data_type)
+    sent.add(encode(np.array([["a", "b"]])).data_type)
     assert sent == set(DataType.values()) - {DataType.DATA_TYPE_UNSPECIFIED}
 
 
@@ -97,9 +98,9 @@ def test_a_scalar_array_keeps_its_empty_shape() -> None:
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (np.array(["a"]), "dtype <U1; expected one of bool, float16"),
-        (np.array([1j]), "dtype complex128"),
-        (np.array([None]), "dtype object"),
+        (np.array([1j]), "dtype complex128; expected one of bool, float16"),
+        (np.array([None]), "has a NoneType as element 0; expected bytes or str"),
+        (np.array([[b"a"], [7]], object), "has a int as element 1; expected bytes or str"),
         (np.array(["2026"], "M8[s]"), "dtype datetime64[s]"),
         (np.zeros(2, [("a", "f4")]), "dtype [('a', '<f4')]"),
         (np.zeros(2, np.longdouble), "dtype float128; expected"),
@@ -113,6 +114,30 @@ def test_what_has_no_type_on_the_wire_is_refused_with_the_fix(array: object, say
         encode(array)  # type: ignore[arg-type]
     assert says in str(caught.value)
     assert caught.value.reason == "INVALID_INPUT"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([["a", "zwölf"], ["", "x" * 300]]),
+        np.array([[b"a", "zwölf".encode()], [b"", b"x" * 300]]),
+        np.array([[b"a", "zwölf"], ["", b"x" * 300]], object),
+    ],
+)
+def test_texts_travel_as_bytes_and_come_back_as_bytes(array: Array) -> None:
+    tensor = encode(array)
+    assert tensor.data_type == DataType.DATA_TYPE_BYTES
+    assert tensor.data == (b"\1\0\0\0a" + b"\6\0\0\0" + "zwölf".encode() + b"\0\0\0\0" + b"\x2c\1\0\0" + b"x" * 300)
+    back = decode(tensor)
+    assert back.tolist() == [[b"a", "zwölf".encode()], [b"", b"x" * 300]]
+    assert not back.flags.writeable
+
+
+def test_bytes_keep_their_zeros_and_their_shape() -> None:
+    back = decode(encode(np.array([[b"\0a\0", b"\xff\0"]], object)))
+    assert back.tolist() == [[b"\0a\0", b"\xff\0"]]
+    assert decode(encode(np.empty((0, 3), object))).shape == (0, 3)
+    assert decode(encode(np.array(b"one", object))).item() == b"one"
 
 
 def test_bfloat16_travels_both_ways() -> None:
@@ -183,6 +208,12 @@ def test_a_stream_request_wraps_a_request() -> None:
         (lie("UINT8", [-1, -2], bytes(2)), "no dimension is negative"),
         (lie("UNSPECIFIED", [1], bytes(1)), "data type UNSPECIFIED"),
         (lie("BOOL", [2], b"\x01\x02"), "bytes other than 0 and 1"),
+        (lie("BYTES", [1], bytes(3)), "has 3 bytes, which are not the elements of BYTES[1]"),
+        (lie("BYTES", [1], b"\4\0\0\0abc"), "has 7 bytes, which are not the elements of BYTES[1]"),
+        (lie("BYTES", [1], b"\xff\xff\xff\xff"), "has 4 bytes, which are not the elements of BYTES[1]"),
+        (lie("BYTES", [1], bytes(8)), "has 8 bytes, which are not the elements of BYTES[1]"),
+        (lie("BYTES", [2**40, 2**40], bytes(8)), "which are not the elements of BYTES"),
+        (lie("BYTES", [-1, -1], bytes(4)), "which are not the elements of BYTES[-1, -1]"),
         (Tensor.FromString(lie("BOOL", [1], b"").SerializeToString() + b"\x10\x63"), "data type 99"),
     ],
 )

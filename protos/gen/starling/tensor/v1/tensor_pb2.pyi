@@ -53,9 +53,11 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """IEEE 754 single, 4 bytes."""
     DATA_TYPE_FP64: _DataType.ValueType  # 13
     """IEEE 754 double, 8 bytes."""
+    DATA_TYPE_BYTES: _DataType.ValueType  # 14
+    """Texts or other bytes of any length: 4 bytes of length before each element, then the element."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
-    """Element type of a tensor. Widths are fixed; elements are little-endian."""
+    """Element type of a tensor. Widths are fixed but for BYTES; elements are little-endian."""
 
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
 """Absent; refused wherever a type is required."""
@@ -85,6 +87,8 @@ DATA_TYPE_FP32: DataType.ValueType  # 12
 """IEEE 754 single, 4 bytes."""
 DATA_TYPE_FP64: DataType.ValueType  # 13
 """IEEE 754 double, 8 bytes."""
+DATA_TYPE_BYTES: DataType.ValueType  # 14
+"""Texts or other bytes of any length: 4 bytes of length before each element, then the element."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final
@@ -100,7 +104,9 @@ class Tensor(_message.Message):
     name: _builtins.str
     """Name in the model's signature, such as `frame`. Required."""
     data_type: Global___DataType.ValueType
-    """Element type. The size of `data` must be the product of `shape` times its width."""
+    """Element type. The size of `data` must be the product of `shape` times its width; of BYTES it must be so many
+    elements.
+    """
     data: _builtins.bytes
     """Raw elements without padding. At most the node's message limit (64 MiB by default)."""
     @_builtins.property
