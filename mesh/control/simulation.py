@@ -2,7 +2,8 @@
 
 Nodes are bounded first-come-first-served queues with some workers at some distance. The gateway picks a node with
 probability proportional to weight / (1 + requests under way), as Envoy's least-request policy does on average, and
-sends a request that was refused or lost to other nodes, three tries in all. Everything random comes from one seed.
+sends a request that was refused or lost to other nodes, three tries in all. What it saw reaches the policies as late as
+its access log does. Everything random comes from one seed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from random import Random
 
 from mesh.control.estimate import Ending, Sample, Window
 from mesh.control.latency import Latency, follow
-from mesh.control.weights import PRIOR_DISTANCE_S, PRIOR_SERVICE_S, Candidate, Plan, Rules, weigh
+from mesh.control.weights import PRIOR_SERVICE_S, Candidate, Plan, Rules, weigh
 from mesh.endpoint import Health, Tier
 
-TICK_S = 0.2
+TICK_S = 0.1
+"""How often the control plane looks; the gateway sends its log as often, half a tick before."""
+
 SILENCE_S = 0.75
-_PICKS_MAX = 1000
+_LOST_S = 10.0  # a lost node is forgotten after so long
+_REPICKS_MAX = 1000  # as the route says
 _TRIES = 3  # as the route says
+_BACK_OFF_S = (0.001, 0.005)  # as the route says
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +41,8 @@ class SimulatedNode:
         service_s: time of one request, by the time it starts.
         distance_s: round trip to it.
         queue_max: requests that may wait.
-        jitter: standard deviation of the logarithm of service and distance.
+        jitter: standard deviation of the logarithm of the service time.
+        distance_jitter: the same of the distance.
         alive_s: from when until when it exists.
     """
 
@@ -47,6 +53,7 @@ class SimulatedNode:
     distance_s: float
     queue_max: int = 16
     jitter: float = 0.1
+    distance_jitter: float = 0.1
     alive_s: tuple[float, float] = (0.0, float("inf"))
     _free: list[float] = field(default_factory=list)
     _starts: deque[float] = field(default_factory=deque)
@@ -55,23 +62,26 @@ class SimulatedNode:
         """Returns whether it exists."""
         return self.alive_s[0] <= now_s < self.alive_s[1]
 
-    def offer(self, now_s: float, rng: Random) -> float | None:
-        """Takes a request and returns when its answer arrives; None when it is refused."""
+    def offer(self, now_s: float, rng: Random) -> tuple[float, Ending]:
+        """Takes a request that is sent now; returns when the gateway hears how it ended, and how."""
+        way_s = self.distance_s * rng.lognormvariate(0.0, self.distance_jitter)
+        if not self.serves(now_s):
+            return now_s + way_s, Ending.FAILED
         while self._starts and self._starts[0] <= now_s:
             self._starts.popleft()
         if len(self._starts) >= self.queue_max:
-            return None
+            return now_s + way_s, Ending.REFUSED
         if not self._free:
             self._free = [0.0] * self.workers
-        start_s = max(now_s + self._noisy(self.distance_s / 2, rng), heapq.heappop(self._free))
-        end_s = start_s + self._noisy(self.service_s(start_s), rng)
+        arrives_s = now_s + way_s / 2
+        start_s = max(arrives_s, heapq.heappop(self._free))
+        end_s = start_s + self.service_s(start_s) * rng.lognormvariate(0.0, self.jitter)
         heapq.heappush(self._free, end_s)
-        if start_s > now_s + self.distance_s:
+        if start_s > arrives_s:
             self._starts.append(start_s)
-        return end_s + self.distance_s / 2
-
-    def _noisy(self, mean_s: float, rng: Random) -> float:
-        return mean_s * rng.lognormvariate(0.0, self.jitter)
+        if end_s >= self.alive_s[1]:
+            return self.alive_s[1] + way_s / 2, Ending.FAILED
+        return end_s + way_s / 2, Ending.ANSWERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +101,52 @@ class Change:
     shares: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A request at a node: when it was sent first, when to this one, and who was asked before."""
+
+    began_s: float
+    sent_s: float
+    node: str
+    ending: Ending
+    tried: tuple[str, ...]
+
+
 class Simulation:
     """One gateway before some nodes, steered by the real policies.
 
     Attributes:
         answers: one per request, in order of their ends.
         changes: every change of the weights.
+
+    Args:
+        nodes: names unique.
+        seed: of everything random.
+        rules: what decides about weights.
+        hop_s: what agent and gateway add to every request.
+        balanced: whether weights follow latencies; all nodes weigh the same otherwise, to compare.
     """
 
-    def __init__(self, nodes: Sequence[SimulatedNode], seed: int, rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[SimulatedNode],
+        seed: int,
+        rules: Rules | None = None,
+        *,
+        hop_s: float = 0.0,
+        balanced: bool = True,
+    ) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._rng = Random(seed)
         self._rules = rules or Rules()
+        self._hop_s, self._balanced = hop_s, balanced
         self._windows = {name: Window() for name in self._nodes}
+        self._log: list[tuple[str, Sample]] = []
         self._latencies: dict[str, Latency] = {}
         self._seen_s: dict[str, float] = {}
         self._plan = Plan()
         self._under_way: dict[str, int] = dict.fromkeys(self._nodes, 0)
-        self._ends: list[tuple[float, int, str, Sample, Answer | None]] = []
+        self._events: list[tuple[float, int, _Try | None, float, tuple[str, ...]]] = []
         self._count = 0
         self._names: list[str] = []
         self._cumulative: list[float] = []
@@ -117,66 +155,84 @@ class Simulation:
 
     def run(self, arrivals: Iterable[float]) -> None:
         """Sends a request at each of these times, ascending, and returns after the last answer."""
-        next_tick_s = 0.0
+        self._next_tick_s = 0.0
         for now_s in arrivals:
-            while next_tick_s <= now_s:
-                self._finish(next_tick_s)
-                self._tick(next_tick_s)
-                next_tick_s += TICK_S
-            self._finish(now_s)
-            self._send(now_s)
-        self._finish(float("inf"))
+            self._advance(now_s)
+            self._send(now_s, now_s, ())
+        while self._events:
+            self._advance(self._events[0][0])
 
-    def _send(self, now_s: float) -> None:
-        tried: set[str] = set()
-        for _ in range(_TRIES):
-            name = self._pick(tried)
-            if name is None:
-                break
-            node = self._nodes[name]
-            end_s = node.offer(now_s, self._rng) if node.serves(now_s) else None
-            if end_s is not None and end_s < node.alive_s[1]:
-                self._schedule(end_s, name, Sample(end_s, end_s - now_s, Ending.ANSWERED), now_s)
+    def _advance(self, now_s: float) -> None:
+        """Lets everything happen that is due by now, in its order."""
+        while True:
+            at_s = self._events[0][0] if self._events else float("inf")
+            if min(at_s, self._next_tick_s) > now_s:
                 return
-            ending = Ending.REFUSED if node.serves(now_s) and end_s is None else Ending.FAILED
-            self._windows[name].add([Sample(now_s, node.distance_s, ending)])
-            tried.add(name)
-        self.answers.append(Answer(now_s, 0.0, ""))
+            if at_s < self._next_tick_s:
+                _, _, ended, began_s, tried = heapq.heappop(self._events)
+                if ended is None:
+                    self._send(at_s, began_s, tried)
+                else:
+                    self._end(at_s, ended)
+            else:
+                self._tick(self._next_tick_s)
+                self._next_tick_s += TICK_S
 
-    def _schedule(self, end_s: float, name: str, sample: Sample, began_s: float) -> None:
+    def _send(self, now_s: float, began_s: float, tried: tuple[str, ...]) -> None:
+        name = self._pick(tried)
+        if name is None:
+            self.answers.append(Answer(began_s, now_s - began_s, ""))
+            return
+        end_s, ending = self._nodes[name].offer(now_s, self._rng)
         self._under_way[name] += 1
+        self._push(end_s, _Try(began_s, now_s, name, ending, (*tried, name)))
+
+    def _end(self, now_s: float, ended: _Try) -> None:
+        self._under_way[ended.node] -= 1
+        self._log.append((ended.node, Sample(now_s, now_s - ended.sent_s, ended.ending)))
+        if ended.ending is Ending.ANSWERED:
+            self.answers.append(Answer(ended.began_s, now_s - ended.began_s + self._hop_s, ended.node))
+        elif len(ended.tried) < _TRIES:
+            self._push(now_s + self._rng.uniform(*_BACK_OFF_S), None, ended.began_s, ended.tried)
+        else:
+            self.answers.append(Answer(ended.began_s, now_s - ended.began_s + self._hop_s, ""))
+
+    def _push(self, at_s: float, ended: _Try | None, began_s: float = 0.0, tried: tuple[str, ...] = ()) -> None:
         self._count += 1
-        answer = Answer(began_s, end_s - began_s, name)
-        heapq.heappush(self._ends, (end_s, self._count, name, sample, answer))
+        heapq.heappush(self._events, (at_s, self._count, ended, began_s, tried))
 
-    def _finish(self, now_s: float) -> None:
-        while self._ends and self._ends[0][0] <= now_s:
-            _, _, name, sample, answer = heapq.heappop(self._ends)
-            self._under_way[name] -= 1
-            self._windows[name].add([sample])
-            if answer is not None:
-                self.answers.append(answer)
-
-    def _pick(self, tried: set[str]) -> str | None:
-        """Returns a node with probability ~ weight / (1 + under way), by taking a weighted one or trying again."""
+    def _pick(self, tried: tuple[str, ...]) -> str | None:
+        """Returns a node with probability ~ weight / (1 + under way), not one that was tried unless that takes long."""
         if not self._names:
             return None
-        name = self._names[0]
-        for _ in range(_PICKS_MAX):
-            place = bisect(self._cumulative, self._rng.random() * self._cumulative[-1])
-            name = self._names[min(place, len(self._names) - 1)]
-            if name not in tried and self._rng.random() * (1 + self._under_way[name]) < 1:
-                return name
+        name = self._draw()
+        for _ in range(_REPICKS_MAX):
+            if name not in tried:
+                break
+            name = self._draw()
         return name
 
+    def _draw(self) -> str:
+        """Returns a node with probability ~ weight / (1 + under way), by taking a weighted one or trying again."""
+        while True:
+            place = bisect(self._cumulative, self._rng.random() * self._cumulative[-1])
+            name = self._names[min(place, len(self._names) - 1)]
+            if self._rng.random() * (1 + self._under_way[name]) < 1:
+                return name
+
     def _tick(self, now_s: float) -> None:
+        # The gateway sent its log half a tick ago.
+        late = [entry for entry in self._log if entry[1].at_s > now_s - TICK_S / 2]
+        for name, sample in self._log[: len(self._log) - len(late)]:
+            self._windows[name].add([sample])
+        self._log = late
         candidates = []
         rate = 0.0
         for name, node in self._nodes.items():
-            if now_s < node.alive_s[0] or now_s >= node.alive_s[1] + 10.0:
+            if now_s < node.alive_s[0] or now_s >= node.alive_s[1] + _LOST_S:
                 continue
             seen = self._windows[name].look(now_s)
-            before = self._latencies.get(name) or Latency.assume(PRIOR_SERVICE_S + PRIOR_DISTANCE_S[node.tier], now_s)
+            before = self._latencies.get(name) or Latency.assume(PRIOR_SERVICE_S + node.distance_s, now_s)
             self._latencies[name] = latency = follow(before, seen, now_s)
             self._seen_s.setdefault(name, now_s)
             rate += seen.rate if seen is not None else 0.0
@@ -186,7 +242,9 @@ class Simulation:
         plan = weigh(self._plan, candidates, rate, now_s, self._rules)
         if plan is not self._plan:
             self._plan = plan
-            serving = {n: w.weight for n, w in plan.nodes.items() if w.health is Health.SERVING}
+            serving = {
+                n: w.weight if self._balanced else 1 for n, w in plan.nodes.items() if w.health is Health.SERVING
+            }
             self._names = list(serving)
             self._cumulative = list(accumulate(serving.values()))
             self.changes.append(Change(now_s, {name: node.share for name, node in plan.nodes.items()}))

@@ -137,12 +137,46 @@ def weigh(before: Plan, candidates: Sequence[Candidate], rate: float, now_s: flo
     if not _is_due(before, candidates, targets, now_s, rules):
         return before
     moved = {c.name: _move(before.nodes.get(c.name), c, targets[c.name], now_s, rules) for c in candidates}
-    total = sum(node.share for node in moved.values() if node.health is Health.SERVING) or 1.0
-    nodes = {
-        name: replace(node, share=node.share / total, weight=max(1, round(WEIGHT_SUM * node.share / total)))
-        for name, node in moved.items()
-    }
-    return Plan(nodes, now_s)
+    nodes = _share_out(before, moved, now_s, rules)
+    weights = _weights_of({name: node.share for name, node in nodes.items()}, candidates, rate)
+    return Plan({name: replace(node, weight=weights[name]) for name, node in nodes.items()}, now_s)
+
+
+def _share_out(before: Plan, moved: Mapping[str, NodeWeight], now_s: float, rules: Rules) -> dict[str, NodeWeight]:
+    """Returns the nodes with shares whose sum is one: those that rest divide what those that move leave to them."""
+    total = sum(node.share for node in moved.values()) or 1.0
+    resting = {name for name, node in moved.items() if node is before.nodes.get(name) and node.share}
+    rest = sum(moved[name].share for name in resting)
+    left = 1.0 - (total - rest)
+    if left <= 0.0 or not rest:
+        return {name: replace(node, share=node.share / total) for name, node in moved.items()}
+
+    def pushed(name: str, node: NodeWeight) -> NodeWeight:
+        if name not in resting:
+            return node
+        share = node.share * left / rest
+        if abs(share - node.share) <= rules.hysteresis * max(share, node.share):
+            return replace(node, share=share)
+        return replace(node, share=share, reason="others changed", changed_s=now_s)
+
+    return {name: pushed(name, node) for name, node in moved.items()}
+
+
+def _weights_of(shares: Mapping[str, float], candidates: Sequence[Candidate], rate: float) -> dict[str, int]:
+    """Returns the weights with which a gateway that divides by 1 + requests under way sends these shares.
+
+    What is under way at a node that does its best is the time it takes and the way to it, not a queue: without this,
+    a near node with all the traffic looks busy beside far ones that are idle. What waits beyond that still counts
+    against a node at once.
+    """
+    parts = {c.name: shares[c.name] * (1 + rate * shares[c.name] * _unloaded_s(c.latency)) for c in candidates}
+    total = sum(parts.values()) or 1.0
+    return {name: max(1, round(WEIGHT_SUM * part / total)) for name, part in parts.items()}
+
+
+def _unloaded_s(latency: Latency) -> float:
+    """Returns the time that a node takes at its best, less and less of it the farther it is from that."""
+    return latency.best_s * min(1.0, latency.best_s / latency.settled_s) ** 2
 
 
 def target_shares(candidates: Sequence[Candidate], rate: float, rules: Rules = _RULES) -> dict[str, float]:
@@ -183,12 +217,13 @@ def _is_due(
         return False
     if waited_s >= rules.interval_s:
         return True
-    return any(
-        # A node that swings to and fro is not urgent.
-        _gain(node, now_s, rules) == 1.0
-        and max(c.latency.settled_s, node.settled_s) > rules.urgent_ratio * min(c.latency.settled_s, node.settled_s)
-        for c, node in serving
-    )
+    return any(_is_urgent(node, c, now_s, rules) for c, node in serving)
+
+
+def _is_urgent(before: NodeWeight, candidate: Candidate, now_s: float, rules: Rules) -> bool:
+    """Returns whether a node has changed too much to wait; one that swings to and fro is not urgent."""
+    low_s, high_s = sorted((candidate.latency.settled_s, before.settled_s))
+    return _gain(before, now_s, rules) == 1.0 and high_s > rules.urgent_ratio * low_s
 
 
 def _move(before: NodeWeight | None, candidate: Candidate, target: float, now_s: float, rules: Rules) -> NodeWeight:
@@ -205,6 +240,8 @@ def _move(before: NodeWeight | None, candidate: Candidate, target: float, now_s:
     change = target / before.share if before.share else float("inf")
     if 1 - rules.hysteresis < change < 1 / (1 - rules.hysteresis):
         return replace(before, share=target, settled_s=settled_s)
+    if now_s - before.changed_s < rules.interval_s and not _is_urgent(before, candidate, now_s, rules):
+        return before  # another node was urgent; among hundreds there is always one
     direction = 1 if change > 1 else -1
     flipped = direction == -before.direction and now_s - before.changed_s < rules.flip_s
     gain = max(rules.gain_min, before.gain / 2) if flipped else min(1.0, 1.5 * _gain(before, now_s, rules))
