@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from envoy.service.accesslog.v3 import als_pb2_grpc
@@ -44,6 +44,9 @@ from mesh.gateway.security import read_security
 from mesh.interrupt import watch_interrupts
 from services.host import Address, read_settings
 
+if TYPE_CHECKING:
+    from mesh.control.kubernetes.discovery import KubernetesDiscovery
+
 _STOP_GRACE_S = 0.5
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -77,6 +80,7 @@ async def serve(settings: ControlSettings) -> None:
 
     Raises:
         PortTaken, AddressUnusable: an address cannot be listened on.
+        NotInKubernetes: services are to be followed, and no API server is known.
         CertificateRefused, NoControlCertificate: the certificates are no control plane's, or cannot be used.
     """
     check_listen(settings.listen, "--listen")
@@ -104,6 +108,7 @@ async def serve(settings: ControlSettings) -> None:
     port = _listen(server, settings.listen, tls)
     collectors = CollectorRegistry()
     collectors.register(ControlCollector(controller, access_log, limits, tls, access))
+    kubernetes = _find_kubernetes(settings, controller, collectors) if settings.services else None
     ProcessCollector(registry=collectors)
     metrics, _ = start_http_server(settings.metrics.port, addr=settings.metrics.host, registry=collectors)
     try:
@@ -111,6 +116,8 @@ async def serve(settings: ControlSettings) -> None:
             await server.start()
             loops = [tasks.create_task(controller.run())]
             loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance, settings.certs).run()))
+            if kubernetes is not None:
+                loops.append(tasks.create_task(kubernetes.run()))
             if tls is not None:
                 loops.append(tasks.create_task(tls.run()))
             listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
@@ -125,6 +132,23 @@ async def serve(settings: ControlSettings) -> None:
     finally:
         metrics.shutdown()
         metrics.server_close()
+
+
+def _find_kubernetes(
+    settings: ControlSettings, controller: Controller, collectors: CollectorRegistry
+) -> KubernetesDiscovery:
+    # Its HTTP client takes 0.2 s to import, which only those pay who need it.
+    from mesh.control.kubernetes.api import KubernetesApi
+    from mesh.control.kubernetes.discovery import KubernetesDiscovery, find_api, resolve_namespaces
+    from mesh.control.kubernetes.metrics import KubernetesCollector
+
+    account = settings.kubernetes_account
+    api = KubernetesApi(find_api(settings.kubernetes_api, os.environ), account)
+    services = resolve_namespaces(settings.services, account)
+    found = KubernetesDiscovery(api, services, settings.kubernetes_port, controller.registry)
+    controller.alarm_sources.append(found.alarms)
+    collectors.register(KubernetesCollector(found))
+    return found
 
 
 def _listen(server: grpc.aio.Server, address: Address, tls: ServerTls | None) -> int:

@@ -91,3 +91,16 @@ class NoControlCertificate(ControlError):
             f"the certificate in {folder} is of {uri or 'no SPIFFE id'}; gateways and nodes expect "
             "spiffe://TRUST-DOMAIN/control/NAME; issue one with `starling certs issue control/control`"
         )
+
+
+class NotInKubernetes(ControlError):
+    """Services were named and no API server is known."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "NOT_IN_KUBERNETES"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "--kubernetes-service is given, and KUBERNETES_SERVICE_HOST is not set as it is in every pod; "
+            "name the API server with --kubernetes-api https://HOST:PORT"
+        )

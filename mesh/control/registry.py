@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Member:
         state: SERVING, DRAINING or LOST.
         report: its last load report; None before the first.
         orders: what it still has to be told, oldest first.
+        discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
     """
 
     node: Any
@@ -64,6 +65,7 @@ class Member:
     state: pb.NodeState.ValueType = pb.NODE_STATE_SERVING
     report: Any | None = None
     orders: list[Any] = field(default_factory=list)
+    discovered: bool = False
 
     @property
     def name(self) -> str:
@@ -118,6 +120,7 @@ class Registry:
         self._nodes_max, self._on_change, self._new_lease = nodes_max, on_change, new_lease
         self._members: dict[str, Member] = {}
         self._by_lease: dict[str, Member] = {}
+        self._discovered: dict[str, tuple[Endpoint, float]] = {}
 
     def register(self, node: Any, request_id: str, now_s: float, time_s: float) -> Member:
         """Makes a node known; with the `request_id` of a live lease it changes nothing.
@@ -129,7 +132,7 @@ class Registry:
         """
         tier, address = _check(node, request_id)
         before = self._members.get(node.name)
-        if before is not None and before.state != pb.NODE_STATE_LOST:
+        if before is not None and before.state != pb.NODE_STATE_LOST and not before.discovered:
             if before.request_id == request_id and request_id:
                 before.heard_s = now_s
                 return before
@@ -157,10 +160,41 @@ class Registry:
         self._on_change()
         return member
 
-    def remove_static(self, name: str) -> None:
-        """Forgets a node of the static list or of Kubernetes."""
-        if self._members.pop(name, None) is not None:
-            self._on_change()
+    def set_discovered(self, found: Sequence[Endpoint], now_s: float, time_s: float) -> int:
+        """Takes the whole list of nodes that somebody else watches over, such as Kubernetes; returns how many fit.
+
+        One that registers itself takes the place of its entry here until its lease ends: it says more. One of the
+        static list stays as it is.
+        """
+        before = self._discovered
+        self._discovered = {e.name: (e, before.get(e.name, (e, time_s))[1]) for e in found}
+        for name in before.keys() - self._discovered.keys():
+            if name in self._members and self._members[name].discovered:
+                del self._members[name]
+        fits = sum(self._place(endpoint, now_s, since) for endpoint, since in self._discovered.values())
+        self._on_change()
+        return fits
+
+    def _place(self, endpoint: Endpoint, now_s: float, time_s: float) -> bool:
+        """Makes a discovered node a member, unless a better source knows it; returns whether it is one."""
+        before = self._members.get(endpoint.name)
+        state = pb.NODE_STATE_DRAINING if endpoint.health is Health.DRAINING else pb.NODE_STATE_SERVING
+        if before is None and len(self._members) >= self._nodes_max:
+            return False
+        if before is not None:
+            if not before.discovered and before.state != pb.NODE_STATE_LOST:
+                return True
+            if before.discovered and (before.tier, before.address) == (endpoint.tier, endpoint.address):
+                # A person may have drained it, which this does not undo.
+                before.state = max(before.state, state)
+                return True
+            self._by_lease.pop(before.lease_id, None)
+        node = pb.Node(name=endpoint.name, tier=_wire_tier(endpoint.tier), grpc_address=str(endpoint.address))
+        tier, address = _check(node, "discovered")
+        self._members[endpoint.name] = Member(
+            node, tier, address, "", "", now_s, time_s, now_s, state=state, discovered=True
+        )
+        return True
 
     def find(self, lease_id: str) -> Member:
         """Returns the node of a lease.
@@ -220,7 +254,10 @@ class Registry:
         return member
 
     def expire(self, now_s: float) -> list[Member]:
-        """Ends the leases that were not renewed and returns their nodes; forgets those lost long ago."""
+        """Ends the leases that were not renewed and returns their nodes; forgets those lost long ago.
+
+        A node that somebody else still sees is back without its lease.
+        """
         lost = []
         for member in list(self._members.values()):
             if not member.lease_id:
@@ -232,6 +269,10 @@ class Registry:
             elif quiet_s > FORGET_S:
                 self._by_lease.pop(member.lease_id, None)
                 del self._members[member.name]
+        for name, (endpoint, since) in self._discovered.items():
+            known = self._members.get(name)
+            if known is None or known.state == pb.NODE_STATE_LOST:
+                self._place(endpoint, now_s, since)
         if lost:
             self._on_change()
         return lost

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from mesh.control.kubernetes.slices import Service, parse_service
 from mesh.endpoint import Endpoint, Tier
 from mesh.gateway import Balancer
 from services.host import Address, between, existing_dir, existing_file, setting
@@ -37,6 +38,15 @@ def _check_nodes(texts: tuple[str, ...]) -> str | None:
     return None
 
 
+def _check_services(texts: tuple[str, ...]) -> str | None:
+    try:
+        for text in texts:
+            parse_service(text)
+    except ValueError as error:
+        return f"[NAMESPACE/]NAME[=edge|cloud] ({error})"
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlSettings:
     """What `starling control` needs to know."""
@@ -52,6 +62,22 @@ class ControlSettings:
         help="a node that does not register itself, repeatable: NAME=TIER@HOST:PORT",
         metavar="NODE",
         check=_check_nodes,
+    )
+    kubernetes_service: tuple[str, ...] = setting(
+        (),
+        help="Kubernetes service whose ready endpoints are nodes, repeatable: [NAMESPACE/]NAME[=edge|cloud], "
+        "in the cloud unless it says edge",
+        metavar="SERVICE",
+        check=_check_services,
+    )
+    kubernetes_port: str = setting("grpc", help="name of the port of these endpoints that answers gRPC", metavar="NAME")
+    kubernetes_api: str = setting(
+        "", help="API server, https://HOST:PORT; that of the cluster we run in when absent", metavar="URL"
+    )
+    kubernetes_account: Path = setting(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        help="folder with token and ca.crt for the API server, read again for every call",
+        metavar="DIR",
     )
     nodes_max: int = setting(10_000, help="most nodes", check=between(1, 100_000))
     security: Path | None = setting(
@@ -72,10 +98,17 @@ class ControlSettings:
         """Returns the nodes of the static list."""
         return tuple(parse_node(text) for text in self.node)
 
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """Returns the services whose endpoints are nodes."""
+        return tuple(parse_service(text) for text in self.kubernetes_service)
+
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts."""
         if self.listen == self.metrics and self.listen.port != 0:
             yield f"--listen and --metrics are both {self.listen}; give them different ports"
+        if self.kubernetes_api and not self.kubernetes_api.startswith(("https://", "http://")):
+            yield f"--kubernetes-api {self.kubernetes_api} is no URL; expected https://HOST:PORT"
         if self.security is not None and self.certs is None:
             yield "--security needs --certs: what gateways are told must not travel, or be answered, by strangers"
         names = [endpoint.name for endpoint in self.static_nodes]

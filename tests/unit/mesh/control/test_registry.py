@@ -201,3 +201,54 @@ def test_whatever_happens_as_long_as_there_are_nodes_one_is_not_silenced(steps: 
         if len(book.registry):
             assert healths
             assert any(health is not Health.SILENT for health in healths.values())
+
+
+def discovered(name: str, port: int = 9001, health: Health = Health.SERVING) -> Endpoint:
+    return Endpoint(name, Tier.CLOUD, Address("10.0.0.1", port), health)
+
+
+def test_discovered_nodes_are_the_whole_list() -> None:
+    book = Book()
+    book.registry.set_discovered([discovered("a"), discovered("b")], 0.0, 0.0)
+    book.registry.set_discovered([discovered("b", 9002), discovered("c", health=Health.DRAINING)], 1.0, 1.0)
+    assert book.healths(1e6) == {"b": Health.SERVING, "c": Health.DRAINING}
+    assert book.registry.get("b").address.port == 9002
+    assert book.registry.get("b").registered_s == 1.0
+
+
+def test_a_discovered_node_that_registers_says_more_until_its_lease_ends() -> None:
+    book = Book()
+    book.registry.set_discovered([discovered("a"), discovered("b")], 0.0, 0.0)
+    member = book.join("a")
+    assert member.lease_id
+    book.registry.set_discovered([discovered("a", 9009), discovered("b")], 1.0, 1.0)
+    assert book.registry.get("a") is member
+    book.registry.expire(LEASE_S + 0.1)
+    assert (book.registry.get("a").discovered, book.registry.get("a").address.port) == (True, 9009)
+    again = book.join("a", request_id="start-2", now_s=LEASE_S + 1)
+    book.registry.deregister(again.lease_id)
+    book.registry.expire(LEASE_S + 2)
+    assert book.registry.get("a").discovered
+    book.registry.set_discovered([discovered("b")], LEASE_S + 3, 0.0)
+    assert book.healths(LEASE_S + 3) == {"b": Health.SERVING}
+
+
+def test_a_node_of_the_static_list_is_not_discovered_away() -> None:
+    book = Book()
+    book.registry.add_static(Endpoint("a", Tier.EDGE, Address("10.0.0.7", 8001)), 0.0, 0.0)
+    book.registry.set_discovered([discovered("a")], 1.0, 1.0)
+    book.registry.set_discovered([], 2.0, 2.0)
+    assert str(book.registry.get("a").address) == "10.0.0.7:8001"
+
+
+def test_news_of_a_drained_node_do_not_bring_it_back() -> None:
+    book = Book()
+    book.registry.set_discovered([discovered("a"), discovered("b")], 0.0, 0.0)
+    book.registry.drain("a")
+    book.registry.set_discovered([discovered("a"), discovered("b")], 1.0, 1.0)
+    assert book.healths(1.0)["a"] is Health.DRAINING
+
+
+def test_discovered_nodes_beyond_the_most_are_left_out() -> None:
+    book = Book(nodes_max=2)
+    assert book.registry.set_discovered([discovered(name) for name in "abc"], 0.0, 0.0) == 2
