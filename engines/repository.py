@@ -170,25 +170,28 @@ class Repository:
             return read_config(path, graph)
         return parse_config("", str(path), folder=name, graph=graph)
 
-    def labels(self, name: str) -> tuple[str, ...]:
-        """Returns the class names of the model's labelled output, in order; empty when it has none.
+    def labels(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Returns the class names of each labelled output, in order.
 
         Raises:
             ModelNotFound, InvalidConfig: as `config`.
-            CorruptModel: the file that the configuration names cannot be read.
+            CorruptModel: a file that the configuration names cannot be read.
         """
         return self.labels_of(self.config(name))
 
-    def labels_of(self, config: ModelConfig) -> tuple[str, ...]:
+    def labels_of(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
         """Returns the class names of a model whose configuration is read already.
 
         Raises:
-            CorruptModel: the file that it names cannot be read.
+            CorruptModel: a file that it names cannot be read.
         """
-        file = next((one.label_filename for one in config.outputs if one.label_filename), "")
-        if not file:
-            return ()
-        path = self._inside(self.root / config.name / file)
+        folder = self.root / config.name
+        return {
+            one.name: self._read_labels(folder / one.label_filename) for one in config.outputs if one.label_filename
+        }
+
+    def _read_labels(self, path: Path) -> tuple[str, ...]:
+        path = self._inside(path)
         try:
             return tuple(path.read_text().splitlines())
         except (OSError, UnicodeDecodeError) as error:

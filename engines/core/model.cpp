@@ -599,11 +599,24 @@ void Model::answer(Request& request, Result&& result) {
   complete_in_turn(request, std::move(result));
 }
 
-void Model::count_cache_hit(std::int64_t took_us) noexcept {
+void Model::count_cache_hit(TimePoint arrival, TimePoint looked_up) noexcept {
+  const auto now = Clock::now();
   stats_.cache_hits.fetch_add(1, std::memory_order_relaxed);
-  stats_.cache_hit_us.fetch_add(static_cast<std::uint64_t>(std::max<std::int64_t>(took_us, 0)),
-                                std::memory_order_relaxed);
-  stats_.last_answer_us.store(Clock::now().time_since_epoch() / microseconds(1), std::memory_order_relaxed);
+  const auto took_us = std::max<std::int64_t>(0, microseconds_between(arrival, now));
+  stats_.cache_hit_us.fetch_add(static_cast<std::uint64_t>(took_us), std::memory_order_relaxed);
+  const auto took_ns = nanoseconds_between(looked_up, now);
+  stats_.cache_hit_ns.fetch_add(static_cast<std::uint64_t>(took_ns), std::memory_order_relaxed);
+  stats_.last_answer_us.store(now.time_since_epoch() / microseconds(1), std::memory_order_relaxed);
+}
+
+void Model::count_cache_miss(TimePoint looked_up) noexcept {
+  stats_.cache_misses.fetch_add(1, std::memory_order_relaxed);
+  count_cache_put(looked_up);
+}
+
+void Model::count_cache_put(TimePoint began) noexcept {
+  const auto took_ns = nanoseconds_between(began, Clock::now());
+  stats_.cache_miss_ns.fetch_add(static_cast<std::uint64_t>(took_ns), std::memory_order_relaxed);
 }
 
 void Model::refuse(Request& request, Status status) {

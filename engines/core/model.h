@@ -49,8 +49,10 @@ class Model {
   const Engine& engine() const noexcept { return *engine_; }
   const ModelStats& stats() const noexcept { return stats_; }
   // The response cache answers before a request gets here, or lets it pass after a look.
-  void count_cache_hit(std::int64_t took_us) noexcept;
-  void count_cache_miss() noexcept { stats_.cache_misses.fetch_add(1, std::memory_order_relaxed); }
+  // `looked_up`: when it began to.
+  void count_cache_hit(TimePoint arrival, TimePoint looked_up) noexcept;
+  void count_cache_miss(TimePoint looked_up) noexcept;
+  void count_cache_put(TimePoint began) noexcept;
   const std::vector<std::unique_ptr<BucketStats>>& buckets() const noexcept { return bucket_stats_; }
   // Estimates that admission uses now, one per bucket.
   std::vector<RunTime> run_times() const;

@@ -27,8 +27,10 @@ struct ModelStats {
   std::atomic<std::uint64_t> hung{0};              // runs given up by the watchdog
   std::atomic<std::uint64_t> failed_us{0};         // arrival to refusal of everything that was not answered
   std::atomic<std::uint64_t> cache_hits{0};        // requests answered from equal inputs, which the model never saw
-  std::atomic<std::uint64_t> cache_hit_us{0};
+  std::atomic<std::uint64_t> cache_hit_us{0};      // arrival to answer of those
+  std::atomic<std::uint64_t> cache_hit_ns{0};      // looking up, of those
   std::atomic<std::uint64_t> cache_misses{0};
+  std::atomic<std::uint64_t> cache_miss_ns{0};  // looking up and keeping the answer, of the others
   std::atomic<std::int64_t> last_answer_us{0};  // on the steady clock; 0: none yet
   Histogram queue;
   Histogram batch_wait;

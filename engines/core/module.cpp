@@ -219,7 +219,9 @@ nb::dict describe(const Model& model) {
   out["failed_us"] = stats.failed_us.load();
   out["cache_hits"] = stats.cache_hits.load();
   out["cache_hit_us"] = stats.cache_hit_us.load();
+  out["cache_hit_ns"] = stats.cache_hit_ns.load();
   out["cache_misses"] = stats.cache_misses.load();
+  out["cache_miss_ns"] = stats.cache_miss_ns.load();
   out["last_inference_ms"] = wall_clock_ms(stats.last_answer_us.load());
   out["healthy"] = model.healthy();
   const auto sequences = model.sequences();

@@ -48,7 +48,7 @@ def to_message(status: ModelStatus) -> pb.Model:
     )
     if status.config is not None:
         message.inputs.extend(_spec(t, ()) for t in status.config.inputs)
-        message.outputs.extend(_spec(t, status.labels if t.label_filename else ()) for t in status.config.outputs)
+        message.outputs.extend(_spec(t, status.labels.get(t.name, ())) for t in status.config.outputs)
         message.max_batch_size = status.config.max_batch_size
         message.batch_buckets.extend(status.config.buckets)
         message.stateful = bool(status.config.states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -46,7 +46,7 @@ class ModelStatus:
     state: State
     message: str = ""
     config: ModelConfig | None = None
-    labels: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     license: str = ""
     native: Mapping[str, Any] | None = None
 
@@ -64,10 +64,9 @@ class LoadedModel:
         return self.found.config
 
 
-def native_config(found: ModelVersion, labels: Sequence[str] = ()) -> NativeConfig:
-    """Returns what the native registry needs to load a version; the labels are those of its labelled output."""
+def native_config(found: ModelVersion, labels: Mapping[str, Sequence[str]] | None = None) -> NativeConfig:
+    """Returns what the native registry needs to load a version; the labels are by output."""
     config = found.config
-    labelled = next((one.name for one in config.outputs if one.label_filename), "")
     return NativeConfig(
         name=config.name,
         version=found.version,
@@ -95,7 +94,7 @@ def native_config(found: ModelVersion, labels: Sequence[str] = ()) -> NativeConf
         autopilot=str(config.autopilot),
         slo_p99_us=round(config.slo_p99_ms * 1000),
         slo_miss_rate=config.slo_miss_rate,
-        labels={labelled: list(labels)} if labels else {},
+        labels={name: list(texts) for name, texts in (labels or {}).items()},
         states=[
             StateSpec(TensorSpec(one.input_name, str(one.data_type), list(one.dims)), one.output_name)
             for one in config.states

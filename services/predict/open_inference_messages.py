@@ -76,7 +76,7 @@ def statistics_message(model: LoadedModel) -> pb.ModelStatistics:
     """Returns what a version has done since it was loaded; every counter only grows.
 
     The copy into the batch counts as `compute_infer`; `compute_output` is what is left of an answer's time after the
-    queue and the engine.
+    queue and the engine. `cache_hit` is looking up, `cache_miss` that and keeping the answer, as Triton counts them.
     """
     native = model.native
     finished: Mapping[str, int] = native["finished"]
@@ -97,8 +97,8 @@ def statistics_message(model: LoadedModel) -> pb.ModelStatistics:
             compute_input=_duration(answered, 0),
             compute_infer=_duration(answered, compute_us),
             compute_output=_duration(answered, max(0, total_us - queue_us - compute_us)),
-            cache_hit=_duration(cached, native["cache_hit_us"]),
-            cache_miss=_duration(native["cache_misses"], 0),
+            cache_hit=pb.StatisticDuration(count=cached, ns=native["cache_hit_ns"]),
+            cache_miss=pb.StatisticDuration(count=native["cache_misses"], ns=native["cache_miss_ns"]),
         ),
         batch_stats=[
             pb.InferBatchStatistics(

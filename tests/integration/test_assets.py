@@ -101,7 +101,7 @@ def test_detector_is_described_for_agents(cache: Cache) -> None:
         ("classes", (100,)),
         ("count", ()),
     ]
-    labels = cache.repository.labels("nanodet")
+    labels = cache.repository.labels("nanodet")["classes"]
     assert (len(labels), labels[0]) == (80, "person")
 
 
@@ -122,7 +122,7 @@ def picture(cache: Cache, name: str) -> Frame:
 def test_classifier_names_what_is_in_the_picture(cache: Cache, name: str, label: str, runtime: str) -> None:
     probabilities = RUNTIMES[runtime](load(cache, "efficientnet-lite0"))({"frame": picture(cache, name)[None]})
     found = probabilities["probabilities"][0]
-    assert cache.repository.labels("efficientnet-lite0")[int(found.argmax())].startswith(label)
+    assert cache.repository.labels("efficientnet-lite0")["probabilities"][int(found.argmax())].startswith(label)
     assert found.sum() == pytest.approx(1.0, abs=1e-4)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from starling.inference.open_inference_pb2 import ModelStatisticsRequest
+from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from starling.predict.v1.predict_service_pb2 import (
     Alternative,
     FrameCachePolicy,
@@ -171,7 +173,9 @@ def test_a_missing_model_may_be_replaced_but_a_wrong_request_may_not(predict: An
     assert refused(lambda: predict(wrong, timeout=1)).reason == "INVALID_INPUT"
 
 
-def test_equal_inputs_are_answered_from_the_response_cache(node: RunningNode, predict: Any) -> None:
+def test_equal_inputs_are_answered_from_the_response_cache(
+    node: RunningNode, channel: grpc.Channel, predict: Any
+) -> None:
     asked = PredictRequest(model_name="remembers")
     asked.inputs.add(name="x0", data_type=12, shape=[1, 4], data=np.arange(4, dtype="<f4").tobytes())
     runs = node.count("starling_executions_total", model="remembers")
@@ -181,6 +185,12 @@ def test_equal_inputs_are_answered_from_the_response_cache(node: RunningNode, pr
     asked.inputs[0].data = np.arange(1, 5, dtype="<f4").tobytes()
     assert not predict(asked, timeout=1).from_cache
     assert node.count("starling_executions_total", model="remembers") == runs + 2
+    inference = GRPCInferenceServiceStub(channel)
+    (statistics,) = inference.ModelStatistics(ModelStatisticsRequest(name="remembers"), timeout=5).model_stats
+    hit, miss = statistics.inference_stats.cache_hit, statistics.inference_stats.cache_miss
+    assert (hit.count, miss.count) == (1, 2)
+    assert 0 < hit.ns < statistics.inference_stats.success.ns, "looking up is a part of answering"
+    assert miss.ns > 0
 
 
 def test_what_an_unloaded_model_answered_is_forgotten(tmp_path: Path, start_node: StartNode) -> None:

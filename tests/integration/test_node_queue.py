@@ -6,18 +6,21 @@ Model `slow` runs one request in 200 ms and lets four wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from starling.inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
 from services.client import Client, ResourceExhausted, RetryPolicy
+from tests.support.infer_calls import add_input
 from tests.support.node import RunningNode, running_node, wait_until
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
@@ -33,6 +36,13 @@ def send(
     """Sends a request to `slow` and does not wait for the answer."""
     request = PredictRequest(model_name="slow", request_id=request_id, inputs=[tensor("x0", (1, 4))], **fields)
     return PredictServiceStub(channel).Predict.future(request, timeout=timeout_s)
+
+
+def send_infer(channel: grpc.Channel) -> grpc.Future[ModelInferResponse]:
+    """Sends the same by the Open Inference Protocol."""
+    request = ModelInferRequest(model_name="slow")
+    add_input(request, "x0", "FP32", (1, 4), bytes(16))
+    return GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=10)
 
 
 @contextmanager
@@ -155,10 +165,13 @@ def test_the_more_urgent_class_runs_first_then_the_earlier_deadline(node: Runnin
     assert waited[2] < waited[1] < waited[0]
 
 
-def test_a_cancelled_request_gives_up_its_place_and_is_not_computed(node: RunningNode, channel: grpc.Channel) -> None:
+@pytest.mark.parametrize("ask", [send, send_infer], ids=["Predict", "ModelInfer"])
+def test_a_cancelled_request_gives_up_its_place_and_is_not_computed(
+    node: RunningNode, channel: grpc.Channel, ask: Callable[[grpc.Channel], grpc.Future[Any]]
+) -> None:
     before, cancelled = executions(node), node.count("starling_requests_total", model="slow", reason="CANCELLED")
     with busy(node, channel, QUEUE_MAX - 1):
-        call = send(channel)
+        call = ask(channel)
         assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == QUEUE_MAX)
         call.cancel()
         assert wait_until(lambda: node.count("starling_queue_requests", model="slow") < QUEUE_MAX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def populate(root: Path) -> Path:
     publish(root, identity("whole", (FP32, (2, -1)), rows=0))
     publish(root, identity("broken", (FP32, (4,)), fail_every=1))
     publish(root, plus_one(), onnx_file=build_plus_one())
+    kinds = ("animal", "colour")
+    labelled = identity("labelled", (FP32, (3,)), (FP32, (2,)), rows=2)
+    outputs = tuple(
+        replace(one, label_filename=f"{kind}s.txt") for one, kind in zip(labelled.outputs, kinds, strict=True)
+    )
+    publish(root, replace(labelled, outputs=outputs))
+    (root / "labelled" / "animals.txt").write_text("cat\ndog\n")
+    (root / "labelled" / "colours.txt").write_text("rot\ngrün\n")
     (root / "bare" / "1").mkdir(parents=True)
     (root / "bare" / "1" / "model.onnx").write_bytes(build_plus_one())
     return root
@@ -159,6 +168,22 @@ def test_metadata_has_the_batch_and_the_configuration_has_not(stub: GRPCInferenc
     assert echo.parameters["starling.threads"].string_value == "1"
 
 
+def test_each_output_is_classified_by_its_own_file(node: RunningNode, stub: GRPCInferenceServiceStub) -> None:
+    request = pb.ModelInferRequest(model_name="labelled")
+    for name, values in (("x0", [0.5, 3, 7]), ("x1", [1, 2])):
+        tensor = request.inputs.add(name=name, datatype="FP32", shape=[1, len(values)])
+        tensor.contents.fp32_contents.extend(values)
+    for name in ("y0", "y1"):
+        request.outputs.add(name=name).parameters["classification"].int64_param = 2
+    animals, colours = stub.ModelInfer(request, timeout=10).raw_output_contents
+    # The third animal has no name.
+    assert animals == b"\x0a\0\0\x007.000000:2" + b"\x0e\0\0\x003.000000:1:dog"
+    assert colours == b"\x10\0\0\x002.000000:1:" + "grün".encode() + b"\x0e\0\0\x001.000000:0:rot"
+    with Client(node.target) as client:
+        labels = client.model("labelled").labels_by_output
+    assert labels == {"y0": ("cat", "dog"), "y1": ("rot", "grün")}
+
+
 def test_statistics_only_grow(own: RunningNode, own_stub: GRPCInferenceServiceStub) -> None:
     own_stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="broken"), timeout=20)
     with Client(own.target) as client:
@@ -190,6 +215,7 @@ def test_the_index_lists_what_is_loaded_and_what_could_be(own_stub: GRPCInferenc
         ("broken", "1", "UNAVAILABLE"),
         ("echo", "1", "UNAVAILABLE"),
         ("echo", "2", "READY"),
+        ("labelled", "1", "UNAVAILABLE"),
         ("plus-one", "", "UNAVAILABLE"),
         ("whole", "1", "UNAVAILABLE"),
     ]

@@ -356,7 +356,7 @@ TEST(InferCodec, GivesTritonsCodesWhenAskedTo) {
   const InferCodec own(InferCodec::Statuses::kOwn);
   const InferCodec triton(InferCodec::Statuses::kTriton);
   for (const auto reason : {Reason::kQueueFull, Reason::kDeadlinePassed, Reason::kDeadlineUnmeetable,
-                            Reason::kModelNotReady, Reason::kSuperseded}) {
+                            Reason::kModelNotReady, Reason::kSuperseded, Reason::kSequencesFull}) {
     EXPECT_EQ(triton.code(reason), 14);
     EXPECT_EQ(own.code(reason), canonical_code(reason));
   }

@@ -488,6 +488,7 @@ int InferCodec::code(Reason reason) const noexcept {
   switch (reason) {
     case Reason::kModelNotReady:
     case Reason::kQueueFull:
+    case Reason::kSequencesFull:
     case Reason::kDeadlinePassed:
     case Reason::kDeadlineUnmeetable:
     case Reason::kSuperseded:

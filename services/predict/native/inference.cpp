@@ -149,6 +149,7 @@ bool Inference::answer_from_responses() {
       inputs.size() != first_choice_->config().signature.inputs.size()) {
     return false;
   }
+  const auto began = Clock::now();
   for (auto& input : inputs) {
     if (input.source == nullptr) continue;
     auto bytes = std::make_shared<Buffer>(input.size_bytes);
@@ -165,10 +166,10 @@ bool Inference::answer_from_responses() {
   const auto now = Clock::now();
   auto found = node_.responses().lookup(*response_key_, now);
   if (!found || found->age > std::chrono::microseconds(first_choice_->config().response_cache_us)) {
-    first_choice_->count_cache_miss();
+    first_choice_->count_cache_miss(began);
     return false;
   }
-  first_choice_->count_cache_hit(microseconds_between(arrival, Clock::now()));
+  first_choice_->count_cache_hit(arrival, began);
   Answer answer{first_choice_->config(), found->outputs, {}};
   answer.similarity = 1;
   answer.staleness_ms = found->age.count() / 1000;
@@ -178,7 +179,12 @@ bool Inference::answer_from_responses() {
 
 // Only the first choice's own answers: an alternative must never be passed off as it.
 void Inference::remember(const std::vector<OutputTensor>& outputs) {
-  bool kept = response_key_ && node_.responses().put(*response_key_, outputs, arrival);
+  bool kept = false;
+  if (response_key_) {
+    const auto began = Clock::now();
+    kept = node_.responses().put(*response_key_, outputs, arrival);
+    first_choice_->count_cache_put(began);
+  }
   const bool asked = view_.cache || std::any_of(view_.allow.begin(), view_.allow.end(), [](const Alternative& a) {
                        return a.kind != Alternative::Kind::kModel;
                      });

@@ -52,7 +52,7 @@ def test_published_version_is_found_intact_with_its_origin(repository: Repositor
     assert (found.name, found.version, found.manifest.license) == ("m", 1, "MIT")
     assert found.manifest.sources == ("pypi:thing@1 sha256:00",)
     assert found.manifest.report == {"precision": "fp32"}
-    assert repository.labels("m") == ("cat", "dog")
+    assert repository.labels("m") == {"y": ("cat", "dog")}
     assert found == repository.find("m") == repository.find("m", 1)
 
 

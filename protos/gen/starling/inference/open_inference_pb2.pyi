@@ -897,11 +897,11 @@ class InferStatistics(_message.Message):
 
     @_builtins.property
     def cache_hit(self) -> Global___StatisticDuration:
-        """Answering from memory."""
+        """Looking in memory and finding the answer."""
 
     @_builtins.property
     def cache_miss(self) -> Global___StatisticDuration:
-        """Looking in memory in vain."""
+        """Looking in memory in vain, and keeping the answer there."""
 
     def __init__(
         self,

@@ -34,7 +34,13 @@ NATIVE = {
     "autopilot": None,
 }
 READY = ModelStatus(
-    "nanodet", 3, State.READY, config=CONFIG, labels=("person", "bicycle"), license="Apache-2.0", native=NATIVE
+    "nanodet",
+    3,
+    State.READY,
+    config=CONFIG,
+    labels={"classes": ("person", "bicycle")},
+    license="Apache-2.0",
+    native=NATIVE,
 )
 
 
