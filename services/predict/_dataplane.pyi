@@ -30,20 +30,31 @@ class ControlCall:
 
     def __repr__(self) -> str: ...
 
-class TlsOptions:
-    """TLS with client certificates, from files that may change."""
+class Tls:
+    """TLS with client certificates, which may be replaced. Thread-safe."""
 
-    def __init__(self, *, identity_file: str, client_ca_file: str, clients: Sequence[str]) -> None:
+    def __init__(self, *, certificate: bytes, key: bytes, client_ca: bytes, clients: Sequence[str]) -> None:
         """
-        clients: SPIFFE ids that may connect, those ending in '/' with all below; empty: all.
+        certificate, key, client_ca: PEM. clients: SPIFFE ids that may connect, those ending in '/' with all below; empty: all. Raises InvalidConfig when they cannot be used.
         """
+
+    def replace(self, *, certificate: bytes, key: bytes, client_ca: bytes) -> None:
+        """
+        New connections get these; raises InvalidConfig and changes nothing when they cannot be used.
+        """
+
+    @property
+    def refused(self) -> int:
+        """Clients with a good certificate whose name is not allowed."""
+
+    def __repr__(self) -> str: ...
 
 class Server:
     """
     Serves PredictService natively and hands other methods to next_call(). Thread-safe.
     """
 
-    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, shared_memory_bytes_max: int = 1073741824, triton_statuses: bool = False, tls: TlsOptions | None = None) -> None:
+    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, shared_memory_bytes_max: int = 1073741824, triton_statuses: bool = False, tls: Tls | None = None) -> None:
         """
         methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.
         """

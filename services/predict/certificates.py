@@ -40,6 +40,11 @@ class FollowedCertificates:
         return self._follower.current.uri
 
     @property
+    def current(self) -> Certificates:
+        """What is in use."""
+        return self._follower.current
+
+    @property
     def end(self) -> datetime:
         """When the first of the certificates in use ends."""
         return self._follower.current.end

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -15,7 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from engines import Repository
 from engines._core import ModelRegistry
 from services.host import Address
-from services.predict._dataplane import LinkTls, Server, TlsOptions
+from services.predict._dataplane import LinkTls, Server, Tls
 from services.predict.autopilot_log import AutopilotLog
 from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
@@ -56,6 +55,7 @@ class NodeProcess:
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
         self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
+        self._tls = Tls(**_pem(self._certificates), clients=list(settings.tls_client)) if self._certificates else None
         self._autopilot_log = (
             AutopilotLog(settings.autopilot_log, bytes_max=settings.autopilot_log_mib_max << 20)
             if settings.autopilot_log
@@ -70,7 +70,7 @@ class NodeProcess:
             methods={name: method.streams for name, method in methods.items()},
             message_bytes_max=settings.message_mib_max << 20,
             streams_max=settings.streams_max,
-            tls=_tls_options(self._certificates, settings.tls_client),
+            tls=self._tls,
             shared_memory_bytes_max=settings.shared_memory_mib_max << 20,
             triton_statuses=settings.triton_statuses,
         )
@@ -136,8 +136,8 @@ class NodeProcess:
             self._register(settings.control, metrics_address, stop)
         self._announce(metrics_address)
         while not stop.wait(_WAIT_S):
-            if self._certificates is not None:
-                self._certificates.refresh()
+            if self._certificates is not None and self._tls is not None and self._certificates.refresh():
+                self._tls.replace(**_pem(self._certificates))
             if self._autopilot_log is not None:
                 self._autopilot_log.write(self._registry.take_autopilot_records())
 
@@ -173,14 +173,6 @@ class NodeProcess:
         print(f"ready grpc={grpc} metrics={metrics} models={names}", flush=True)
 
 
-def _tls_options(certificates: FollowedCertificates | None, clients: Sequence[str]) -> TlsOptions | None:
-    if certificates is None:
-        return None
-    return TlsOptions(
-        identity_file=certificates.identity_file, client_ca_file=certificates.client_ca_file, clients=list(clients)
-    )
-
-
 def _link_tls(certificates: FollowedCertificates | None) -> LinkTls | None:
     """Returns how the control plane is known: by its role in our own trust domain, or else by its host name."""
     if certificates is None:
@@ -191,3 +183,8 @@ def _link_tls(certificates: FollowedCertificates | None) -> LinkTls | None:
         authority_file=certificates.client_ca_file,
         server=f"spiffe://{trust_domain}/control/" if trust_domain else "",
     )
+
+
+def _pem(certificates: FollowedCertificates) -> dict[str, bytes]:
+    current = certificates.current
+    return {"certificate": current.certificate, "key": current.key, "client_ca": current.client_ca}

@@ -1,16 +1,21 @@
 #include "control_call.h"
 
-#include "grpc_bytes.h"
 #include "refusal.h"
+#include "unary_call.h"
 
 namespace starling::predict {
 namespace {
 
-std::string to_string(const grpc::ByteBuffer& buffer) {
-  const MessageBytes bytes(buffer);
+std::string to_string(const Spans& pieces) {
   std::string out;
-  for (const auto piece : bytes.spans()) out.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+  for (const auto piece : pieces) out.append(reinterpret_cast<const char*>(piece.data()), piece.size());
   return out;
+}
+
+wire::Writer to_message(const std::string& bytes) {
+  wire::Writer message;
+  message.raw(bytes);
+  return message;
 }
 
 Status draining(const Node& node) {
@@ -20,125 +25,140 @@ Status draining(const Node& node) {
 
 }  // namespace
 
-// Deletes itself when gRPC is done with it.
-class ControlReactor final : public grpc::ServerGenericBidiReactor {
+// One call, message by message.
+class ControlStream final : public transport::Call {
  public:
-  ControlReactor(Node& node, ControlService& service, const grpc::GenericCallbackServerContext& context, bool streaming)
-      : node_(node), service_(service), method_(context.method()), streaming_(streaming) {
-    const auto left = context.deadline() - std::chrono::system_clock::now();
-    deadline_s_ = std::min(86'400.0, std::chrono::duration<double>(left).count());
-    StartRead(&incoming_);
+  ControlStream(Node& node, ControlService& service, bool streams, transport::CallHead&& head)
+      : node_(node), service_(service), streams_(streams), method_(std::move(head.method)), deadline_(head.deadline) {}
+
+  ~ControlStream() override {
+    if (pending_) node_.call_finished();
   }
 
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      // The caller half-closed: the end of a stream, or a unary call without a message.
-      Finish(streaming_ ? grpc::Status::OK : grpc::Status(grpc::StatusCode::INTERNAL, "the request has no message"));
-      return;
-    }
-    auto call = std::make_shared<ControlCall>(method_, to_string(incoming_), deadline_s_);
-    call->reactor_ = this;
+  void on_message(transport::Message&& message) override {
+    constexpr double kDay = 86'400;
+    const std::chrono::duration<double> left = deadline_ - Clock::now();
+    call_ = std::make_shared<ControlCall>(method_, to_string(message.spans()), std::min(kDay, left.count()));
+    call_->stream_ = this;
     // A drain waits for answers, not for a stream whose caller says nothing.
-    waits_ = true;
     node_.call_started();
     {
       const std::lock_guard lock(mutex_);
-      call_ = call;
+      pending_ = true;
     }
     if (node_.draining()) {
-      call->refuse(draining(node_));
-    } else if (!service_.offer(call)) {
-      call->refuse({Reason::kQueueFull,
-                    "too many control calls wait on node " + node_.name() + ", at most " +
-                        std::to_string(ControlService::kQueueMax) + "; retry after the given delay",
-                    1'000'000,
-                    {{"node", node_.name()}}});
+      call_->refuse(draining(node_));
+    } else if (!service_.offer(call_)) {
+      call_->refuse({Reason::kQueueFull,
+                     "too many control calls wait on node " + node_.name() + ", at most " +
+                         std::to_string(ControlService::kQueueMax) + "; retry after the given delay",
+                     1'000'000,
+                     {{"node", node_.name()}}});
     }
   }
 
-  void OnWriteDone(bool ok) override {
-    if (ok && streaming_) {
-      waits_ = false;
-      node_.call_finished();
-      StartRead(&incoming_);
-    } else {
-      Finish(ok ? grpc::Status::OK : grpc::Status(grpc::StatusCode::CANCELLED, "the caller left"));
+  void on_half_close() override {
+    {
+      const std::lock_guard lock(mutex_);
+      half_closed_ = true;
+      if (pending_ || std::exchange(finished_, true)) return;
     }
+    finish(transport::Ending{});
   }
 
   // Python's answer comes later into an empty hand.
-  void OnCancel() override {
-    std::shared_ptr<ControlCall> call;
+  void on_cancel() override {
+    if (call_) call_->refuse({Reason::kCancelled, "cancelled by the caller", 0, {}});
+    fail({});
+  }
+
+  // From any thread, once per message.
+  void answer(const std::string& response) {
     {
       const std::lock_guard lock(mutex_);
-      call = call_;
+      if (finished_) return;
+      if (streams_) {
+        send(to_message(response));
+        pending_ = false;
+        node_.call_finished();
+        if (!half_closed_) return;
+      }
+      finished_ = true;
     }
-    if (call) call->refuse({Reason::kCancelled, "cancelled by the caller", 0, {}});
-  }
-
-  void OnDone() override {
-    if (waits_) node_.call_finished();
-    delete this;
-  }
-
-  void write(const std::string& response) {
-    const grpc::Slice slice(response.data(), response.size());
-    outgoing_ = grpc::ByteBuffer(&slice, 1);
-    if (streaming_) {
-      StartWrite(&outgoing_);
+    if (streams_) {
+      finish(transport::Ending{});
     } else {
-      StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
+      finish(to_message(response));
     }
+  }
+
+  void fail(transport::Ending&& ending) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (std::exchange(finished_, true)) return;
+    }
+    finish(std::move(ending));
   }
 
  private:
   Node& node_;
   ControlService& service_;
-  std::string method_;
-  bool streaming_;
-  double deadline_s_ = 0;
-  bool waits_ = false;  // a message has come and its answer has not gone; callbacks of one call never overlap in it
-  grpc::ByteBuffer incoming_;
-  grpc::ByteBuffer outgoing_;
+  const bool streams_;
+  const std::string method_;
+  const TimePoint deadline_;
+  std::shared_ptr<ControlCall> call_;  // of the last message; the loop's
   std::mutex mutex_;
-  std::shared_ptr<ControlCall> call_;  // guarded by mutex_
+  bool pending_ = false;  // guarded by mutex_, as all below: a message has come and its answer has not gone
+  bool half_closed_ = false;
+  bool finished_ = false;
 };
 
 namespace {
 
-class RefusingReactor final : public grpc::ServerGenericBidiReactor {
+class UnknownMethod final : public transport::Call {
  public:
-  explicit RefusingReactor(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
+  explicit UnknownMethod(transport::CallHead&& head) : method_(std::move(head.method)) {}
+  void on_open() override {
+    constexpr int kUnimplemented = 12;
+    finish({kUnimplemented,
+            "method " + clip_message(method_) +
+                " is not served by this node; list its services with grpcurl -plaintext ADDRESS list",
+            {}});
+  }
+  void on_message(transport::Message&&) override {}
+  void on_half_close() override {}
+  void on_cancel() override {}
+
+ private:
+  const std::string method_;
 };
 
 }  // namespace
 
 void ControlCall::reply(const std::string& response) {
   const std::lock_guard lock(mutex_);
-  if (auto* reactor = std::exchange(reactor_, nullptr)) reactor->write(response);
+  if (auto* stream = std::exchange(stream_, nullptr)) stream->answer(response);
 }
 
 void ControlCall::fail(int code, const std::string& text, const std::string& details) {
   const std::lock_guard lock(mutex_);
-  if (auto* reactor = std::exchange(reactor_, nullptr)) {
-    reactor->Finish({static_cast<grpc::StatusCode>(code), text, details});
-  }
+  if (auto* stream = std::exchange(stream_, nullptr)) stream->fail({code, text, details});
 }
 
 void ControlCall::refuse(const Status& status) {
-  fail(canonical_code(status.reason), clip_message(status.message),
-       encode_details(status, canonical_code(status.reason), {}));
+  const auto ending = to_ending(status, canonical_code(status.reason), {});
+  fail(ending.code, ending.message, ending.details);
 }
 
-grpc::ServerGenericBidiReactor* ControlService::CreateReactor(grpc::GenericCallbackServerContext* context) {
-  const auto it = methods_.find(context->method());
-  if (it == methods_.end()) {
-    return new RefusingReactor({grpc::StatusCode::UNIMPLEMENTED, "method " + clip_message(context->method()) +
-                                                                     " is not served by this node; list its services "
-                                                                     "with grpcurl -plaintext ADDRESS list"});
-  }
-  return new ControlReactor(node_, *this, *context, it->second);
+transport::Method ControlService::method(bool streams) {
+  return {[this, streams](transport::CallHead&& head) {
+            return std::make_unique<ControlStream>(node_, *this, streams, std::move(head));
+          },
+          streams ? 1 : 0};
+}
+
+transport::Method unknown_method() {
+  return {[](transport::CallHead&& head) { return std::make_unique<UnknownMethod>(std::move(head)); }, 1};
 }
 
 bool ControlService::offer(std::shared_ptr<ControlCall> call) {

@@ -1,21 +1,18 @@
 // Every method that is not hot: handed to Python through one bounded queue, drained by Python's own thread.
 #pragma once
 
-#include <grpcpp/generic/async_generic_service.h>
-#include <grpcpp/grpcpp.h>
-
 #include <condition_variable>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
 #include "node.h"
+#include "transport/call.h"
 
 namespace starling::predict {
 
-class ControlReactor;
+class ControlStream;
 
 // One message of a control call, as Python holds it. Answering a call that has gone away does nothing.
 class ControlCall {
@@ -35,20 +32,20 @@ class ControlCall {
   const double deadline_s;    // time left at arrival; a day when there is no deadline
 
  private:
-  friend class ControlReactor;
+  friend class ControlStream;
   std::mutex mutex_;
-  ControlReactor* reactor_ = nullptr;  // guarded by mutex_; null once answered or gone
+  ControlStream* stream_ = nullptr;  // guarded by mutex_; null once answered or gone
 };
 
-// The methods Python serves and the calls that wait for it. Thread-safe.
-class ControlService final : public grpc::CallbackGenericService {
+// The calls that wait for Python. Thread-safe.
+class ControlService {
  public:
   static constexpr std::size_t kQueueMax = 64;
 
-  // methods: full name -> true when the method streams (each message is answered by one message).
-  ControlService(Node& node, std::map<std::string, bool> methods) : node_(node), methods_(std::move(methods)) {}
+  explicit ControlService(Node& node) : node_(node) {}
 
-  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext* context) override;
+  // A method that Python serves; of one that streams, each message is answered by one message.
+  transport::Method method(bool streams);
 
   // The next call, or null after `timeout`.
   std::shared_ptr<ControlCall> next(std::chrono::milliseconds timeout);
@@ -61,11 +58,13 @@ class ControlService final : public grpc::CallbackGenericService {
 
  private:
   Node& node_;
-  std::map<std::string, bool> methods_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<std::shared_ptr<ControlCall>> queue_;  // guarded by mutex_
   bool closed_ = false;                             // guarded by mutex_
 };
+
+// Refuses calls of a name that nothing serves.
+transport::Method unknown_method();
 
 }  // namespace starling::predict

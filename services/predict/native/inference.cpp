@@ -110,10 +110,7 @@ void Inference::next_alternative(Status why) {
       return attempt(alternative.model_name, 0);
     }
     const bool last_value = alternative.kind == Alternative::Kind::kLastValue;
-    if (answer_from_frames(alternative.cache, last_value ? "last_value" : "cached")) {
-      node_.degraded.fetch_add(1, std::memory_order_relaxed);
-      return;
-    }
+    if (answer_from_frames(alternative.cache, last_value ? "last_value" : "cached")) return;
   }
   refuse(first_refusal_);
 }
@@ -135,11 +132,12 @@ bool Inference::answer_from_frames(const CachePolicy& policy, std::string_view d
   const FrameTolerance tolerance{policy.similarity_min, std::chrono::microseconds(policy.staleness_max_us)};
   auto found = node_.frames().lookup({first_choice_->id(), stream_key()}, *luma_, now, tolerance);
   if (!found.hit()) return false;
+  if (!degraded_to.empty()) node_.degraded.fetch_add(1, std::memory_order_relaxed);
   Answer answer{first_choice_->config(), found.outputs, {}};
   answer.similarity = found.similarity;
   answer.staleness_ms = found.staleness.count() / 1000;
   answer.degraded_to = degraded_to;
-  send_cached(answer);
+  send_cached(answer);  // this may be gone
   return true;
 }
 

@@ -53,26 +53,37 @@ NB_MODULE(_dataplane, m) {
           "Ends the call with a canonical status code and serialised google.rpc.Status details.")
       .def("__repr__", [](const ControlCall& c) { return "<ControlCall " + c.method + ">"; });
 
-  nb::class_<TlsOptions>(m, "TlsOptions", "TLS with client certificates, from files that may change.")
+  using transport::Tls;
+  nb::class_<Tls>(m, "Tls", "TLS with client certificates, which may be replaced. Thread-safe.")
       .def(
           "__init__",
-          [](TlsOptions* self, std::string identity_file, std::string client_ca_file,
+          [](Tls* self, const nb::bytes& certificate, const nb::bytes& key, const nb::bytes& client_ca,
              std::vector<std::string> clients) {
-            new (self) TlsOptions{std::move(identity_file), std::move(client_ca_file), std::move(clients)};
+            new (self) Tls({text(certificate), text(key), text(client_ca)}, std::move(clients));
           },
-          nb::kw_only(), "identity_file"_a, "client_ca_file"_a, "clients"_a,
-          "clients: SPIFFE ids that may connect, those ending in '/' with all below; empty: all.");
+          nb::kw_only(), "certificate"_a, "key"_a, "client_ca"_a, "clients"_a,
+          "certificate, key, client_ca: PEM. clients: SPIFFE ids that may connect, those ending in '/' with all below; "
+          "empty: all. Raises InvalidConfig when they cannot be used.")
+      .def(
+          "replace",
+          [](Tls& t, const nb::bytes& certificate, const nb::bytes& key, const nb::bytes& client_ca) {
+            t.replace({text(certificate), text(key), text(client_ca)});
+          },
+          nb::kw_only(), "certificate"_a, "key"_a, "client_ca"_a,
+          "New connections get these; raises InvalidConfig and changes nothing when they cannot be used.")
+      .def_prop_ro("refused", &Tls::refused, "Clients with a good certificate whose name is not allowed.")
+      .def("__repr__", [](const Tls& t) { return "<Tls refused=" + std::to_string(t.refused()) + ">"; });
 
   nb::class_<Server>(m, "Server", "Serves PredictService natively and hands other methods to next_call(). Thread-safe.")
       .def(
           "__init__",
           [](Server* self, std::shared_ptr<ModelRegistry> models, std::string name, std::string address,
              std::map<std::string, bool> methods, int message_bytes_max, int streams_max,
-             std::uint64_t shared_memory_bytes_max, bool triton_statuses, const TlsOptions* tls) {
+             std::uint64_t shared_memory_bytes_max, bool triton_statuses, std::shared_ptr<Tls> tls) {
             const nb::gil_scoped_release released;
-            new (self) Server(std::move(models),
-                              {std::move(name), std::move(address), std::move(methods), message_bytes_max, streams_max,
-                               shared_memory_bytes_max, triton_statuses, tls ? *tls : TlsOptions{}});
+            new (self)
+                Server(std::move(models), {std::move(name), std::move(address), std::move(methods), message_bytes_max,
+                                           streams_max, shared_memory_bytes_max, triton_statuses, std::move(tls)});
           },
           "models"_a, nb::kw_only(), "name"_a, "address"_a, "methods"_a, "message_bytes_max"_a = 64 << 20,
           "streams_max"_a = 1024, "shared_memory_bytes_max"_a = std::uint64_t{1} << 30, "triton_statuses"_a = false,

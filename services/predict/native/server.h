@@ -1,17 +1,17 @@
 // The gRPC server of a node: hot methods native, all others handed to Python.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "control_call.h"
+#include "health.h"
 #include "infer_codec.h"
 #include "node.h"
 #include "predict_codec.h"
-#include "tls.h"
+#include "transport/grpc_server.h"
 
 namespace starling::predict {
 
@@ -22,8 +22,8 @@ struct ServerOptions {
   int message_bytes_max = 64 << 20;
   int streams_max = 1024;                                          // concurrent calls of one connection
   std::uint64_t shared_memory_bytes_max = std::uint64_t{1} << 30;  // of all regions together; 0: none
-  bool triton_statuses = false;  // of the Open Inference Protocol: Triton's status codes instead of ours
-  TlsOptions tls;
+  bool triton_statuses = false;         // of the Open Inference Protocol: Triton's status codes instead of ours
+  std::shared_ptr<transport::Tls> tls;  // null: plain text
 };
 
 // Thread-safe. Starts in the constructor; throws Error(kInvalidConfig) when the address can not be bound.
@@ -37,7 +37,7 @@ class Server {
   int port() const noexcept { return port_; }
 
   // grpc.health.v1 for "" and every service that is served.
-  void set_serving(bool serving);
+  void set_serving(bool serving) { health_.set_serving(serving); }
 
   std::shared_ptr<ControlCall> next_call(std::chrono::milliseconds timeout) { return control_.next(timeout); }
 
@@ -46,20 +46,19 @@ class Server {
   std::int64_t drain(TimePoint until);
 
   const Node& node() const noexcept { return node_; }
-  std::uint64_t tls_refused() const noexcept { return tls_refused_->load(std::memory_order_relaxed); }
+  std::uint64_t tls_refused() const noexcept { return tls_ ? tls_->refused() : 0; }
   SharedMemory& regions() noexcept { return node_.regions(); }
 
  private:
-  class HotService;
+  transport::Methods methods(const std::map<std::string, bool>& served_by_python);
 
   Node node_;
+  Health health_;
   ControlService control_;
   PredictCodec predict_codec_;
   InferCodec infer_codec_;
-  std::vector<std::unique_ptr<HotService>> hot_;
-  std::vector<std::string> services_;
-  std::shared_ptr<std::atomic<std::uint64_t>> tls_refused_ = std::make_shared<std::atomic<std::uint64_t>>(0);
-  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<transport::Tls> tls_;
+  std::optional<transport::GrpcServer> transport_;
   int port_ = 0;
   bool stopped_ = false;
 };

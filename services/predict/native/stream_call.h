@@ -1,40 +1,40 @@
 // One stream of requests: several in flight, answers in request order.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
 #include <deque>
 #include <memory>
 #include <mutex>
 
-#include "grpc_bytes.h"
 #include "inference.h"
+#include "transport/call.h"
 
 namespace starling::predict {
 
-// Reads ahead at most kWindow requests, so a slow reader or engine slows the sender down instead of filling memory.
-// Deletes itself when gRPC is done with it.
-class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+class StreamCall final : public transport::Call {
  public:
-  static constexpr std::size_t kWindow = 16;
+  // Requests read and not yet answered, so that a slow reader or engine slows the sender down instead of filling
+  // memory.
+  static constexpr int kWindow = 16;
 
-  StreamCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context);
+  StreamCall(Node& node, const Codec& codec, transport::CallHead&& head);
+  ~StreamCall() override;
 
-  // Reads nothing more, answers what was read, ends with UNAVAILABLE.
+  // Reads nothing more, answers what was read, ends with UNAVAILABLE. From any thread that keeps it in its node.
   void drain();
 
-  void OnReadDone(bool ok) override;
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  void on_open() override;
+  void on_message(transport::Message&& message) override;
+  void on_half_close() override;
+  void on_cancel() override;
 
  private:
-  // One request of the stream. Lives in items_ until its answer is written.
+  // One request of the stream. Lives in items_ until its answer is sent.
   class Item final : public Inference {
    public:
-    Item(StreamCall& call, const grpc::ByteBuffer& message) : Inference(call.node_), call_(call), bytes_(message) {}
+    Item(StreamCall& call, transport::Message&& message)
+        : Inference(call.node_), call_(call), message_(std::move(message)) {}
     void run();
-    grpc::ByteBuffer take_answer() { return std::move(answer_); }
+    wire::Writer take_answer() { return std::move(answer_); }
     bool done = false;  // guarded by call_.mutex_
 
    private:
@@ -42,24 +42,21 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     void refuse(const Status& status) noexcept override;
 
     StreamCall& call_;
-    MessageBytes bytes_;
-    grpc::ByteBuffer answer_;
+    transport::Message message_;
+    wire::Writer answer_;
   };
 
-  void item_done(Item& item);
-  void advance_locked();
+  // Changes the state under the lock, sends what can go, and ends the call, outside the lock, when all is said.
+  template <class Change>
+  void advance(Change&& change);
 
   Node& node_;
   const Codec& codec_;
-  TimePoint deadline_;
-  std::string tenant_;
-  grpc::ByteBuffer incoming_;
-  grpc::ByteBuffer outgoing_;
+  const TimePoint deadline_;
+  const std::string tenant_;
 
   std::mutex mutex_;
-  std::deque<std::unique_ptr<Item>> items_;  // guarded by mutex_
-  bool reading_ = false;                     // guarded by mutex_, as all below
-  bool writing_ = false;
+  std::deque<std::shared_ptr<Item>> items_;  // guarded by mutex_, as all below
   bool half_closed_ = false;
   bool draining_ = false;
   bool broken_ = false;

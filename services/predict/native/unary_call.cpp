@@ -1,45 +1,39 @@
 #include "unary_call.h"
 
+#include "refusal.h"
+
 namespace starling::predict {
 
-TimePoint steady_deadline(std::chrono::system_clock::time_point deadline) noexcept {
-  const auto left = deadline - std::chrono::system_clock::now();
-  if (left > std::chrono::hours(24)) return TimePoint::max();
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(left);
+transport::Ending to_ending(const Status& status, int code, std::string_view request_id) {
+  return {code, clip_message(status.message), encode_details(status, code, request_id)};
 }
 
-std::string tenant_of(const grpc::ServerContextBase& context) {
-  const auto& headers = context.client_metadata();
-  const auto it = headers.find("x-tenant");
-  if (it == headers.end()) return {};
-  return {it->second.data(), std::min(it->second.size(), kIdMax)};
-}
-
-UnaryCall::UnaryCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context,
-                     const grpc::ByteBuffer& message, grpc::ByteBuffer& response)
-    : Inference(node), node_(node), codec_(codec), bytes_(message), response_(response) {
+UnaryCall::UnaryCall(Node& node, const Codec& codec, transport::CallHead&& head)
+    : Inference(node), node_(node), codec_(codec), tenant_(std::move(head.tenant)) {
   node_.call_started();
-  arrival = Clock::now();
-  deadline = steady_deadline(context.deadline());
-  RequestView request;
-  auto parsed = codec_.parse(bytes_.spans(), request);
-  start(std::move(parsed), std::move(request), tenant_of(context));
+  deadline = head.deadline;
 }
 
-void UnaryCall::deliver(const Answer& answer) noexcept {
-  response_ = to_byte_buffer(codec_.encode(answer, view()));
-  Finish(grpc::Status::OK);
+UnaryCall::~UnaryCall() { node_.call_finished(); }
+
+void UnaryCall::on_message(transport::Message&& message) {
+  started_ = true;
+  message_ = std::move(message);
+  arrival = Clock::now();
+  RequestView request;
+  auto parsed = codec_.parse(message_.spans(), request);
+  start(std::move(parsed), std::move(request), std::move(tenant_));
 }
+
+void UnaryCall::deliver(const Answer& answer) noexcept { finish(codec_.encode(answer, view())); }
 
 void UnaryCall::refuse(const Status& status) noexcept {
-  Finish(to_grpc_status(status, codec_.code(status.reason), view().request_id));
+  finish(to_ending(status, codec_.code(status.reason), view().request_id));
 }
 
-void UnaryCall::OnCancel() { abandon(); }
-
-void UnaryCall::OnDone() {
-  node_.call_finished();
-  delete this;
+void UnaryCall::on_cancel() {
+  if (started_) return abandon();
+  finish(transport::Ending{});
 }
 
 }  // namespace starling::predict

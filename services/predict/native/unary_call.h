@@ -1,40 +1,32 @@
 // One unary request: parse, submit, answer. No Python, no protobuf objects, one copy in and one out.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
-#include "grpc_bytes.h"
 #include "inference.h"
+#include "transport/call.h"
 
 namespace starling::predict {
 
-// Deletes itself when gRPC is done with it.
-class UnaryCall final : public grpc::ServerUnaryReactor, public Inference {
+class UnaryCall final : public transport::Call, public Inference {
  public:
-  UnaryCall(Node& node, const Codec& codec, grpc::CallbackServerContext& context, const grpc::ByteBuffer& message,
-            grpc::ByteBuffer& response);
+  UnaryCall(Node& node, const Codec& codec, transport::CallHead&& head);
+  ~UnaryCall() override;
 
-  void OnCancel() override;
-  void OnDone() override;
+  void on_message(transport::Message&& message) override;
+  void on_half_close() override {}
+  void on_cancel() override;
 
  private:
-  // OnDone and OnCancel never block, so gRPC may run them on its own thread: without this every call costs two
-  // switches to an executor thread (measured: a third of the requests a second).
-  bool InternalInlineable() override { return true; }
-
   void deliver(const Answer& answer) noexcept override;
   void refuse(const Status& status) noexcept override;
 
   Node& node_;
   const Codec& codec_;
-  MessageBytes bytes_;
-  grpc::ByteBuffer& response_;
+  std::string tenant_;
+  transport::Message message_;
+  bool started_ = false;  // the loop's
 };
 
-// Who pays for a call's engine time: the header `x-tenant`, which the gateway sets; empty without it.
-std::string tenant_of(const grpc::ServerContextBase& context);
-
-// The steady time at which a call's gRPC deadline passes; max() when it has none.
-TimePoint steady_deadline(std::chrono::system_clock::time_point deadline) noexcept;
+// How a call ends that is refused.
+transport::Ending to_ending(const Status& status, int code, std::string_view request_id);
 
 }  // namespace starling::predict

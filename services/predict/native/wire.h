@@ -87,6 +87,9 @@ class Writer {
   void bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset, std::size_t size);
   void packed(std::uint32_t field, const Shape& values);
 
+  // A message that is encoded already.
+  void raw(std::string_view bytes) { append(bytes); }
+
   // Fields of the same message.
   void append(const Writer& fields);
 

@@ -1,0 +1,75 @@
+// The seam between the HTTP/2 transport and whatever answers calls.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "message.h"
+#include "wire.h"
+
+namespace starling::transport {
+
+class Connection;
+class EventLoop;
+struct Stream;
+
+// What a call begins with.
+struct CallHead {
+  std::string method;                     // "/package.Service/Method"
+  TimePoint deadline = TimePoint::max();  // of `grpc-timeout`
+  std::string tenant;                     // `x-tenant`, which the gateway sets
+};
+
+// How a call ends.
+struct Ending {
+  int code = 0;         // canonical gRPC status code
+  std::string message;  // for people
+  std::string details;  // serialised google.rpc.Status, or empty
+};
+
+// One call. Made, told and deleted by its event loop's thread; answers from any thread. Every call ends itself with
+// exactly one finish(), also after on_cancel(); it may be gone as soon as it has.
+class Call {
+ public:
+  virtual ~Call() = default;
+
+  // All from the loop's thread, which they must not block. Nothing is called after finish() was noticed.
+  virtual void on_open() {}
+  virtual void on_message(Message&& message) = 0;
+  virtual void on_half_close() = 0;
+  virtual void on_cancel() = 0;  // the caller has gone, or its deadline has
+
+ protected:
+  // Sends one message of a stream.
+  void send(wire::Writer&& message);
+  // Sends the last message, if any, and the end.
+  void finish(wire::Writer&& message);
+  void finish(Ending&& ending);
+
+ private:
+  friend class Connection;
+  friend class EventLoop;
+
+  EventLoop* loop_ = nullptr;  // set before on_open()
+  Stream* stream_ = nullptr;   // the loop's; null once the stream is closed
+};
+
+// How calls of a method are made and how much of them is delivered.
+struct Method {
+  std::function<std::unique_ptr<Call>(CallHead&&)> make;
+  // Of a stream: messages delivered and not yet answered, one answer each; the rest waits at its sender. 0: a unary
+  // call, whose one message is delivered when it has wholly come.
+  int window = 0;
+};
+
+// Immutable while served.
+struct Methods {
+  std::unordered_map<std::string, Method> by_name;
+  Method unknown;  // calls of any other name
+};
+
+}  // namespace starling::transport
