@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
-from services.host.certificates import CertificateFiles, CertificateFollower
+from services.host.certificates import CertificateFiles, CertificateFollower, Certificates
 
 
 class FollowedCertificates:
-    """Keeps the last good contents of certificate files where the native server reads them.
+    """Keeps the last good contents of certificate files, also where the native client of the control plane reads them.
 
     gRPC polls files and takes what it finds, also half a replacement. So it gets files in memory that change only
     from one good state to another, each in one step (`dup2`), and that are gone with the process, however it ends.
