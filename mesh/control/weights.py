@@ -30,10 +30,12 @@ class Rules:
 
     Attributes:
         exponent: how steeply a slow node is avoided.
-        floor_min, floor_max: least share of a node; between them, as little as lets `probes` requests reach it
-            each second.
+        floor_part: least share of a node, as a part of an equal share, so that a large mesh does not spend its traffic
+            on floors.
+        floor_max: most that it is raised to, so that `probes` requests reach it each second.
         probes: see above.
-        explore: least share of a node that could be much better than it is: enough to see it recover.
+        explore_part: the same as `floor_part` for a node that could be much better than it is: enough to see it
+            recover.
         floors_max: most that all floors may take together.
         interval_s: time between two changes.
         urgent_interval_s: the same when a node has changed by `urgent_ratio` since.
@@ -45,10 +47,10 @@ class Rules:
     """
 
     exponent: float = 4.0
-    floor_min: float = 0.005
+    floor_part: float = 0.015
     floor_max: float = 0.03
     probes: float = 0.6
-    explore: float = 0.04
+    explore_part: float = 0.12
     floors_max: float = 0.3
     interval_s: float = 2.0
     urgent_interval_s: float = 0.2
@@ -194,8 +196,9 @@ def target_shares(candidates: Sequence[Candidate], rate: float, rules: Rules = _
     fastest_s = min(c.latency.settled_s for c in serving)
     raw = {c.name: (fastest_s / c.latency.settled_s) ** rules.exponent * _ramp(c.age_s, rules) for c in serving}
     total = sum(raw.values())
-    floor = min(rules.floor_max, max(rules.floor_min, rules.probes / max(rate, 1e-9)))
-    floors = {c.name: max(floor, rules.explore) if c.latency.worsened else floor for c in serving}
+    floor = max(rules.floor_part / len(serving), min(rules.floor_max, rules.probes / max(rate, 1e-9)))
+    explore = max(floor, rules.explore_part / len(serving))
+    floors = {c.name: explore if c.latency.worsened else floor for c in serving}
     shrink = min(1.0, rules.floors_max / sum(floors.values()))
     # The floors come off the top, so that the sum stays one and nobody falls below its floor.
     rest = 1.0 - shrink * sum(floors.values())
@@ -217,13 +220,19 @@ def _is_due(
         return False
     if waited_s >= rules.interval_s:
         return True
-    return any(_is_urgent(node, c, now_s, rules) for c, node in serving)
+    return any(_is_urgent(node, c, targets[c.name], now_s, rules) for c, node in serving)
 
 
-def _is_urgent(before: NodeWeight, candidate: Candidate, now_s: float, rules: Rules) -> bool:
-    """Returns whether a node has changed too much to wait; one that swings to and fro is not urgent."""
-    low_s, high_s = sorted((candidate.latency.settled_s, before.settled_s))
-    return _gain(before, now_s, rules) == 1.0 and high_s > rules.urgent_ratio * low_s
+def _is_urgent(before: NodeWeight, candidate: Candidate, target: float, now_s: float, rules: Rules) -> bool:
+    """Returns whether a node has changed too much to wait, or all others have; one that swings is not urgent."""
+    ratio = max(
+        _ratio(candidate.latency.settled_s, before.settled_s), _ratio(target, before.share) ** (1 / rules.exponent)
+    )
+    return _gain(before, now_s, rules) == 1.0 and ratio > rules.urgent_ratio
+
+
+def _ratio(one: float, other: float) -> float:
+    return max(one, other) / max(min(one, other), 1e-12)
 
 
 def _move(before: NodeWeight | None, candidate: Candidate, target: float, now_s: float, rules: Rules) -> NodeWeight:
@@ -240,7 +249,7 @@ def _move(before: NodeWeight | None, candidate: Candidate, target: float, now_s:
     change = target / before.share if before.share else float("inf")
     if 1 - rules.hysteresis < change < 1 / (1 - rules.hysteresis):
         return replace(before, share=target, settled_s=settled_s)
-    if now_s - before.changed_s < rules.interval_s and not _is_urgent(before, candidate, now_s, rules):
+    if now_s - before.changed_s < rules.interval_s and not _is_urgent(before, candidate, target, now_s, rules):
         return before  # another node was urgent; among hundreds there is always one
     direction = 1 if change > 1 else -1
     flipped = direction == -before.direction and now_s - before.changed_s < rules.flip_s

@@ -43,7 +43,7 @@ def test_no_nodes_have_no_weights() -> None:
 def test_a_node_that_may_recover_is_tried_more_than_one_that_is_as_good_as_it_gets() -> None:
     nodes = [Candidate("near", believe(0.08, best_s=0.01)), Candidate("far", believe(0.04))]
     worse = target_shares([*nodes, Candidate("farther", believe(0.16))], rate=1000)
-    assert worse["near"] >= _RULES.explore > 4 * worse["farther"]
+    assert worse["near"] >= _RULES.explore_part / 3 > 4 * worse["farther"]
 
 
 def test_a_quiet_mesh_explores_more_than_a_busy_one() -> None:
@@ -121,7 +121,8 @@ def test_shares_are_a_distribution_with_floors(latencies_s: list[float], rate: f
     assert set(shares) == {n.name for n in nodes}
     if serving:
         assert abs(sum(shares.values()) - 1) < 1e-9
-        least = min(_RULES.floor_min, _RULES.floors_max / len(serving) * _RULES.floor_min / _RULES.explore)
+        floors = len(serving) * _RULES.floor_max + _RULES.explore_part
+        least = _RULES.floor_part / len(serving) * min(1.0, _RULES.floors_max / floors)
         assert all(shares[n.name] >= least for n in serving)
     weights = weigh(Plan(), nodes, rate, 0.0).weights
     assert all(weight >= 1 for weight in weights.values())
