@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ class KubernetesApi:
                     return items, str(metadata.get("resourceVersion") or "")
                 query["continue"] = metadata["continue"]
 
-    async def watch(self, path: str, selector: str, version: str, lasts_s: float) -> AsyncIterator[Mapping[str, Any]]:
+    async def watch(
+        self, path: str, selector: str, version: str, lasts_s: float, opened: Callable[[], None]
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
         """Yields events, `{"type": …, "object": …}`, until the server ends the watch.
 
         Args:
@@ -79,6 +81,7 @@ class KubernetesApi:
             selector: as of the list.
             version: after which events begin.
             lasts_s: after which the server should end it; we do a little later.
+            opened: told once the server has agreed; the first event may take minutes.
 
         Raises:
             ApiRefused, Malformed, aiohttp.ClientError, OSError, TimeoutError: it broke.
@@ -96,6 +99,7 @@ class KubernetesApi:
             session.get(self._url + path, params=query) as response,
         ):
             await _check(response)
+            opened()
             rest = b""
             async for piece in response.content.iter_any():
                 *lines, rest = (rest + piece).split(b"\n")

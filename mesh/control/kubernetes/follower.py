@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +104,15 @@ class Follower:
     async def _watch(self) -> None:
         began_s, before = self._clock(), self.events
         lasts_s = self._pace.watch_s * self._rng.uniform(0.8, 1.0)
-        async for event in self._api.watch(self._path, self._selector, self._version, lasts_s):
-            self._take(event)
+        watch = self._api.watch(self._path, self._selector, self._version, lasts_s, self._recover)
+        async with aclosing(watch) as events:  # an event that cannot be used ends the connection too
+            async for event in events:
+                self._take(event)
+                self._in_a_row = 0
         if self.events == before and self._clock() - began_s < self._pace.first_s:
-            raise ConnectionError("the watch ended as soon as it had begun")
-        self._recover()
+            await self._pause("the watch ended as soon as it had begun", is_expected=True)
+        else:
+            self._in_a_row = 0
 
     def _take(self, event: Mapping[str, Any]) -> None:
         kind, found = event.get("type"), event.get("object")
@@ -118,7 +123,6 @@ class Follower:
         version = str((found.get("metadata") or {}).get("resourceVersion") or "")
         if not version:
             raise Malformed(f"an event of type {kind!r} without a version")
-        self._recover()
         self.events += 1
         match kind:
             case "ADDED" | "MODIFIED":
@@ -136,7 +140,7 @@ class Follower:
     def _recover(self) -> None:
         if self.problem:
             _log.info("service %s is followed again", self.service)
-        self.problem, self._in_a_row = "", 0
+        self.problem = ""
 
     async def _pause(self, problem: str, at_least_s: float = 0.0, *, is_expected: bool = False) -> None:
         if not is_expected:
