@@ -10,11 +10,11 @@ from contextlib import suppress
 
 from mesh.control.estimate import Sample
 from mesh.control.gateways import Gateway, GatewayTable
-from mesh.control.registry import Registry
+from mesh.control.registry import Member, Registry
 from mesh.control.resources import build_frame, build_snapshot
 from mesh.control.snapshot import Snapshot
 from mesh.control.viewpoint import Seat, Viewpoint
-from mesh.control.weights import PRIOR_DISTANCE_S, Rules
+from mesh.control.weights import PRIOR_DISTANCE_S, PRIOR_SERVICE_S, Rules
 from mesh.endpoint import Endpoint, Health
 from mesh.gateway import Balancer
 from mesh.gateway.security import SecurityPlan
@@ -145,8 +145,13 @@ class Controller:
     def _seats(self, now_s: float) -> list[Seat]:
         found = self.registry.endpoints(now_s)
         self._names = {endpoint.address: endpoint.name for endpoint in found}
-        joined = {member.name: member.registered_s for member in self.registry}
-        return [Seat(e, now_s - joined[e.name], self._distances.get(e.name, PRIOR_DISTANCE_S[e.tier])) for e in found]
+        members = {member.name: member for member in self.registry}
+        return [self._seat(endpoint, members[endpoint.name], now_s) for endpoint in found]
+
+    def _seat(self, endpoint: Endpoint, member: Member, now_s: float) -> Seat:
+        distance_s = self._distances.get(endpoint.name, PRIOR_DISTANCE_S[endpoint.tier])
+        service_s = PRIOR_SERVICE_S if member.service_s is None else member.service_s
+        return Seat(endpoint, now_s - member.registered_s, distance_s, max(service_s, 1e-6))
 
     def _publish(self, viewpoint: Viewpoint, endpoints: Sequence[Endpoint]) -> None:
         for gateway in self.gateways:

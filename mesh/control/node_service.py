@@ -121,7 +121,7 @@ class NodeService:
     def _take(self, member: Member, request: Any) -> None:
         match request.WhichOneof("message"):
             case "report":
-                member.report = request.report
+                member.take_report(request.report)
             case "models":
                 self._registry.set_models(member, request.models.models)
             case "result" if request.result.code:

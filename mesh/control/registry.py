@@ -11,6 +11,7 @@ from typing import Any
 from starling.mesh.v1 import node_service_pb2 as pb
 
 from mesh.control.errors import InvalidNode, LeaseExpired, NodeNameTaken, NodeNotFound, RegistryFull
+from mesh.control.load import follow_service
 from mesh.endpoint import Endpoint, Health, Tier
 from services.host import Address
 
@@ -49,6 +50,7 @@ class Member:
         gap_s: longest time between two words of late.
         state: SERVING, DRAINING or LOST.
         report: its last load report; None before the first.
+        service_s: how long a request takes on it, as its reports say; None before it has answered one.
         orders: what it still has to be told, oldest first.
         discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
     """
@@ -64,6 +66,7 @@ class Member:
     gap_s: float = _GAP_START_S
     state: pb.NodeState.ValueType = pb.NODE_STATE_SERVING
     report: Any | None = None
+    service_s: float | None = None
     orders: list[Any] = field(default_factory=list)
     discovered: bool = False
 
@@ -81,6 +84,11 @@ class Member:
         """Notes that it spoke."""
         self.gap_s = max(self.gap_s * _GAP_KEPT, now_s - self.heard_s)
         self.heard_s = now_s
+
+    def take_report(self, report: Any) -> None:
+        """Takes what the node says about its load."""
+        self.report = report
+        self.service_s = follow_service(self.service_s, report)
 
     def health(self, now_s: float) -> Health:
         """Returns what gateways should do with it."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mesh.control.estimate import Sample, Sighting, Window
-from mesh.control.latency import Latency, follow
+from mesh.control.latency import DEAD_BAND, Latency, follow
 from mesh.control.weights import PRIOR_SERVICE_S, WEIGHT_SUM, Candidate, NodeWeight, Plan, Rules, weigh
 from mesh.endpoint import Endpoint, Health
 
@@ -19,11 +20,13 @@ class Seat:
         endpoint: how it is reached.
         age_s: time since it joined.
         distance_s: round trip to it as far as we know.
+        service_s: how long a request takes on it, as it says itself.
     """
 
     endpoint: Endpoint
     age_s: float
     distance_s: float
+    service_s: float = PRIOR_SERVICE_S
 
 
 class Viewpoint:
@@ -72,7 +75,9 @@ class Viewpoint:
         seen = None if window is None else window.look(now_s)
         if seen is not None:
             self.sightings[name] = seen
-        before = self._latencies.get(name) or Latency.assume(PRIOR_SERVICE_S + seat.distance_s, now_s)
+        before = self._latencies.get(name)
+        if before is None or (seen is None and math.isinf(before.newest_s)):
+            before = _expect(before, seat, now_s)
         self._latencies[name] = follow(before, seen, now_s)
         return Candidate(name, self._latencies[name], seat.endpoint.health, seat.age_s)
 
@@ -80,6 +85,14 @@ class Viewpoint:
         """Returns the name and the shares in percent."""
         shares = " ".join(f"{name}={node.share:.1%}" for name, node in self.plan.nodes.items())
         return f"<Viewpoint {self.name} {shares}>"
+
+
+def _expect(before: Latency | None, seat: Seat, now_s: float) -> Latency:
+    """Returns what is believed about a node that nobody here has asked, before which may have been the same."""
+    prior_s = seat.service_s + seat.distance_s
+    if before is not None and abs(math.log(prior_s / before.settled_s)) <= DEAD_BAND:
+        return before
+    return Latency.assume(prior_s, now_s)
 
 
 def _level(plan: Plan) -> Plan:
