@@ -1,6 +1,7 @@
 #include "wire.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace starling::wire {
 
@@ -226,6 +227,14 @@ void Writer::fixed32(std::uint32_t field, std::uint32_t value) {
   tag(field, Type::kFixed32);
   for (unsigned shift = 0; shift < 32; shift += 8) tail_.push_back(static_cast<char>(value >> shift & 0xFFU));
   size_ += 4;
+}
+
+void Writer::real(std::uint32_t field, double value) {
+  const auto bits = std::bit_cast<std::uint64_t>(value);
+  if (bits == 0) return;  // minus zero is written, as protobuf does
+  tag(field, Type::kFixed64);
+  for (unsigned shift = 0; shift < 64; shift += 8) tail_.push_back(static_cast<char>(bits >> shift & 0xFFU));
+  size_ += 8;
 }
 
 void Writer::text(std::uint32_t field, std::string_view value) {

@@ -79,6 +79,7 @@ class Writer {
  public:
   void varint(std::uint32_t field, std::uint64_t value);
   void fixed32(std::uint32_t field, std::uint32_t value);
+  void real(std::uint32_t field, double value);
   void text(std::uint32_t field, std::string_view value);
   void message(std::uint32_t field, const Writer& value);
   void choice(std::uint32_t field, std::uint64_t value);      // a varint of a oneof, also when it is 0
