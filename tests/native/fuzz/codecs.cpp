@@ -1,23 +1,14 @@
-// Fuzz entry point of the wire parsers: any bytes, cut into any pieces, must parse or be refused with a reason,
-// the same way however they are cut.
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-
+// Requests: any bytes, cut into any pieces, parse or are refused with a reason, the same way however they are cut.
 #include "infer_codec.h"
 #include "predict_codec.h"
 #include "refusal.h"
+#include "targets.h"
 
+namespace starling::fuzz {
 namespace {
 
-void require(bool ok, const char* what) {
-  if (ok) return;
-  std::fprintf(stderr, "fuzz_wire: %s\n", what);
-  std::abort();
-}
-
 // Reads every borrowed byte, so that AddressSanitizer sees a span that leaves the message.
-std::uint64_t touch(const starling::predict::RequestView& view, bool accepted) {
+std::uint64_t touch(const predict::RequestView& view, bool accepted) {
   std::uint64_t sum = view.model_name.size();
   for (const auto& input : view.inputs) {
     std::uint64_t size = 0;
@@ -26,7 +17,7 @@ std::uint64_t touch(const starling::predict::RequestView& view, bool accepted) {
       size += piece.size();
     }
     require(size == input.size_bytes, "a tensor's pieces do not add up to its size");
-    require(!accepted || input.shape.size() <= starling::kMaxRank, "an accepted tensor's rank is over the limit");
+    require(!accepted || input.shape.size() <= kMaxRank, "an accepted tensor's rank is over the limit");
   }
   for (const auto& [index, range] : view.input_regions) {
     require(index < view.inputs.size(), "a range of shared memory for no input");
@@ -39,24 +30,14 @@ std::uint64_t touch(const starling::predict::RequestView& view, bool accepted) {
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace starling;
-  if (size < 2) return 0;
+void fuzz_codec(bool infer, bool stream, std::size_t step, Bytes message) {
   static const predict::PredictCodec predict_codec;
   static const predict::InferCodec infer_codec(predict::InferCodec::Statuses::kOwn);
-  const bool stream = (data[0] & 1U) != 0;
-  const predict::Codec& codec = (data[0] & 2U) != 0 ? static_cast<const predict::Codec&>(infer_codec) : predict_codec;
-  const std::size_t step = 1 + data[1] % 61U;
-  data += 2;
-  size -= 2;
-  // Each piece is its own allocation, as gRPC's slices are.
-  std::vector<std::vector<std::uint8_t>> parts;
-  for (std::size_t at = 0; at < size; at += step) parts.emplace_back(data + at, data + std::min(size, at + step));
-  Spans cut;
-  for (const auto& part : parts) cut.emplace_back(part.data(), part.size());
-  const std::vector<std::uint8_t> copy(data, data + size);
-  const Spans whole{{copy.data(), copy.size()}};
-
+  const predict::Codec& codec = infer ? static_cast<const predict::Codec&>(infer_codec) : predict_codec;
+  const Cut parts(message, step);
+  const Cut one(message, message.size() + 1);
+  const auto& cut = parts.spans;
+  const auto& whole = one.spans;
   predict::RequestView a;
   predict::RequestView b;
   const auto first = stream ? codec.parse_streamed(cut, a) : codec.parse(cut, a);
@@ -70,5 +51,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             "a refusal without details");
     require(codec.encode_refusal(first, a).size() > 0, "a refusal without a message");
   }
-  return 0;
 }
+
+}  // namespace starling::fuzz

@@ -1,22 +1,11 @@
-// Drives the fuzz entry point without libFuzzer: mutates valid requests for a bounded time, seeded and replayable.
-// usage: fuzz_wire [--seconds N] [--seed N] | fuzz_wire FILE...
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <iterator>
-#include <random>
+#include "requests.h"
 
-#include "predict_codec.h"
+#include "wire.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
-
+namespace starling::fuzz {
 namespace {
 
-using starling::wire::Writer;
-using Bytes = std::vector<std::uint8_t>;
-using Rng = std::mt19937_64;
+using wire::Writer;
 
 Writer predict_request(Rng& rng) {
   Writer request;
@@ -84,7 +73,9 @@ void add_region(Writer& tensor, std::uint32_t field, Rng& rng) {
 Writer infer_contents(Rng& rng) {
   Writer contents;
   const auto field = static_cast<std::uint32_t>(1 + rng() % 8);
-  if (field >= 6) {
+  if (field == 8) {
+    for (std::uint64_t i = 0; i < rng() % 4; ++i) contents.element(field, std::string(rng() % 3, 'b'));
+  } else if (field >= 6) {
     contents.text(field, std::string(rng() % 5 * 4, 'f'));
   } else if (rng() % 2 == 0) {
     contents.packed(field, {1, static_cast<std::int64_t>(rng() % 300), static_cast<std::int64_t>(rng())});
@@ -126,83 +117,47 @@ Writer infer_request(Rng& rng) {
   return request;
 }
 
-// Two bytes that choose the parser and the pieces, then the message.
-Bytes valid_request(Rng& rng) {
-  const bool infer = rng() % 2 == 0;
-  const auto request = infer ? infer_request(rng) : predict_request(rng);
-  Writer stream;
-  stream.message(1, request);
-  const bool wrap = rng() % 2 == 0;
-  const auto text = wrap && !infer ? stream.str() : request.str();
-  Bytes out(2 + text.size());
-  out[0] = static_cast<std::uint8_t>((wrap ? 1 : 0) | (infer ? 2 : 0));
-  out[1] = static_cast<std::uint8_t>(rng());
-  std::memcpy(out.data() + 2, text.data(), text.size());
+// A tensor of BYTES behind its number of elements, now and then one short.
+std::string elements(Rng& rng) {
+  const auto count = rng() % 5;
+  std::string out(1, static_cast<char>(count + (rng() % 8 == 0 ? 1 : 0)));
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const auto size = rng() % 6;
+    out += std::string(1, static_cast<char>(size)) + std::string(3 + size, '\0');
+  }
   return out;
 }
 
-void mutate(Bytes& bytes, Rng& rng) {
-  for (std::uint64_t n = rng() % 6; n > 0 && bytes.size() > 2; --n) {
-    const auto at = 2 + rng() % (bytes.size() - 2);
-    const auto place = bytes.begin() + static_cast<std::ptrdiff_t>(at);
-    switch (rng() % 6) {
-      case 0:
-        bytes[at] = static_cast<std::uint8_t>(rng());
-        break;
-      case 1:
-        bytes[at] ^= static_cast<std::uint8_t>(1U << (rng() % 8));
-        break;
-      case 2:
-        bytes.erase(place);
-        break;
-      case 3:
-        bytes.insert(place, static_cast<std::uint8_t>(rng() % 2 == 0 ? 0xFF : 0x80));
-        break;
-      case 4:
-        bytes.resize(at);
-        break;
-      default: {
-        const Bytes again(bytes.begin() + 2, bytes.end());
-        bytes.insert(place, again.begin(), again.end());
-        if (bytes.size() > 4096) bytes.resize(4096);
-      }
-    }
+// Registers a region before anything else is done with it.
+std::string region_operations(Rng& rng) {
+  std::string out("\0\0\0\x40", 4);
+  for (std::uint64_t i = rng() % 12; i > 0; --i) {
+    for (const auto bound : {5, 2, 66, 66}) out += static_cast<char>(rng() % static_cast<std::uint64_t>(bound));
   }
-}
-
-void run(const Bytes& bytes) {
-  // An allocation of the exact size, so that reading one byte too many is seen.
-  const std::unique_ptr<std::uint8_t[]> exact(new std::uint8_t[bytes.size()]);
-  std::memcpy(exact.get(), bytes.data(), bytes.size());
-  LLVMFuzzerTestOneInput(exact.get(), bytes.size());
+  return out;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  double seconds = 10;
-  std::uint64_t seed = 1;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--seconds") == 0 && i + 1 < argc) {
-      seconds = std::strtod(argv[++i], nullptr);
-    } else if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
-      seed = std::strtoull(argv[++i], nullptr, 10);
-    } else {
-      std::ifstream file(argv[i], std::ios::binary);
-      run(Bytes{std::istreambuf_iterator<char>(file), {}});
-      return 0;
-    }
+std::vector<std::uint8_t> valid_input(Rng& rng) {
+  const auto target = rng() % 7;
+  std::string text;
+  if (target < 4) {
+    const auto request = (target & 2U) != 0 ? infer_request(rng) : predict_request(rng);
+    Writer stream;
+    stream.message(1, request);
+    text = target == 1 ? stream.str() : request.str();
+  } else if (target == 4) {
+    text = predict_request(rng).str();
+    std::string operations(text.size(), '\0');
+    for (auto& operation : operations) operation = static_cast<char>(rng());
+    text = operations + text;
+  } else {
+    text = target == 5 ? elements(rng) : region_operations(rng);
   }
-  Rng rng(seed);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  std::uint64_t runs = 0;
-  while (std::chrono::steady_clock::now() < until) {
-    for (int i = 0; i < 256; ++i, ++runs) {
-      auto bytes = valid_request(rng);
-      mutate(bytes, rng);
-      run(bytes);
-    }
-  }
-  std::printf("fuzz_wire: %llu inputs, seed %llu, no failure\n", static_cast<unsigned long long>(runs),
-              static_cast<unsigned long long>(seed));
+  std::vector<std::uint8_t> out{static_cast<std::uint8_t>(target), static_cast<std::uint8_t>(rng())};
+  out.insert(out.end(), text.begin(), text.end());
+  return out;
 }
+
+}  // namespace starling::fuzz
