@@ -62,7 +62,10 @@ def main(argv: Sequence[str]) -> int:
         MeshError: says what was found and what to do; the command line prints it.
     """
     ours, words = _split(argv)
-    arguments = _build_parser().parse_args(ours)
+    parser = _build_parser()
+    arguments, left = parser.parse_known_args(ours)
+    if left:
+        parser.exit(2, _explain_words(arguments.command, left))
     console = Console(soft_wrap=True)
     match arguments.command:
         case "up":
@@ -75,6 +78,14 @@ def main(argv: Sequence[str]) -> int:
         case "exec":
             _execute(_choose(arguments.name), arguments.host, words)
     return 0
+
+
+def _explain_words(command: str, left: Sequence[str]) -> str:
+    """Returns what to tell about words that a command does not take."""
+    what = f"starling testbed {command}: found {' '.join(left)!r}, which it does not take; "
+    if command == "up" and not left[0].startswith("-"):
+        return f"{what}a plan is a file given as --plan {left[0]}\n"
+    return f"{what}see starling testbed {command} --help\n"
 
 
 def _up(plan: TestbedPlan | None, name: str | None, console: Console) -> int:

@@ -207,8 +207,10 @@ def read_plan(path: Path, name: str) -> TestbedPlan:
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadPlan([f"{path}: {error}"]) from error
+    except OSError as error:
+        raise BadPlan([f"{path} cannot be read: {error.strerror}; `starling testbed --help` shows one"]) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadPlan([f"{path} is no TOML: {error}; `starling testbed --help` shows one"]) from error
     return parse_plan(document, name)
 
 
