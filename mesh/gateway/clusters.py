@@ -20,6 +20,7 @@ class Balancer(StrEnum):
     LEAST_REQUEST = "least_request"  # weight / (1 + requests under way): what we use
     ROUND_ROBIN = "round_robin"
     RING_HASH = "ring_hash"  # by the header x-agent-id
+    CLIENT_SIDE_WEIGHTED_ROUND_ROBIN = "client_side_weighted_round_robin"  # by the load that nodes report with answers
 
 
 def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
@@ -66,10 +67,20 @@ def _ring_hash() -> Resource:
     return extension("envoy.load_balancing_policies.ring_hash", "load_balancing_policies.ring_hash.v3.RingHash")
 
 
+def _client_side_weighted_round_robin() -> Resource:
+    # Weights are requests a second / utilisation, from the ORCA report in each answer's trailers.
+    return extension(
+        "envoy.load_balancing_policies.client_side_weighted_round_robin",
+        "load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
+        {"blackout_period": "1s", "weight_expiration_period": "10s", "weight_update_period": "0.5s"},
+    )
+
+
 _BALANCERS = {
     Balancer.LEAST_REQUEST: _least_request,
     Balancer.ROUND_ROBIN: _round_robin,
     Balancer.RING_HASH: _ring_hash,
+    Balancer.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN: _client_side_weighted_round_robin,
 }
 
 
