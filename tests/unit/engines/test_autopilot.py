@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -75,6 +76,40 @@ def test_it_never_oscillates(machine: Machine, patience: int) -> None:
     # Three levels of load: there and back is two changes of direction, and as many may be corrections.
     reversals = fly_step(machine, patience=patience).count_reversals()
     assert max(reversals.values()) <= 4
+
+
+def make_machine(seed: int) -> Machine:
+    """Any machine, of the same kinds as `machines`, without a search for the worst."""
+    rng = Random(seed)
+    return Machine(
+        run_us=rng.randint(4_000, 12_000),
+        convnet=rng.random() < 0.5,
+        buckets=rng.choice([(1,), (1, 4), (1, 2, 4, 8)]),
+        slots=rng.randint(1, 3),
+        cores=rng.randint(0, 2),
+        batch_delay_us=rng.choice([0, 1000, 5000]),
+        noise=rng.choice([0.0, 0.2, 0.4]),
+        seed=seed,
+    )
+
+
+def test_of_two_hundred_machines_hardly_one_breaks_its_objective_or_swings() -> None:
+    recovered_s, end_s = _QUIET_S + _RECOVERY_S, _QUIET_S + _LOUD_S
+    late, bad_seconds, swings, answered = [], [], [], []
+    for seed in range(200):
+        machine = make_machine(seed)
+        flight = fly_step(machine, patience=(1, 4, 20, 40)[seed % 4])
+        late.append(flight.get_p99_us(recovered_s, end_s) / flight.slo_us)
+        seconds = [recovered_s + n for n in range(int(end_s - recovered_s))]
+        bad_seconds.append(max(flight.get_p99_us(second, second + 1) for second in seconds) / flight.slo_us)
+        swings.append(max(flight.count_reversals().values()))
+        answered.append(flight.get_answered(recovered_s, end_s) / machine.capacity)
+    assert sum(ratio > 1.0 for ratio in late) <= 2
+    assert max(late) <= 1.25
+    assert sum(ratio > 1.25 for ratio in bad_seconds) <= 2
+    assert sum(count > 4 for count in swings) <= 2
+    assert max(swings) <= 6
+    assert min(answered) >= 0.85
 
 
 @few
