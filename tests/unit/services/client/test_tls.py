@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from threading import Event
+from time import monotonic
 
 import grpc
 import numpy as np
@@ -110,12 +111,13 @@ def test_certificate_and_key_belong_together_while_they_are_replaced(
 
     with ThreadPoolExecutor(1) as pool:
         replaced = pool.submit(replace)
-        for _ in range(300):
+        end_s = monotonic() + 30
+        while (len(seen) < 300 or len(set(seen)) < 5) and monotonic() < end_s:
             Tls(ca=tmp_path / "ca.crt", cert=tmp_path / "tls.crt", key=tmp_path / "tls.key").read_credentials()
         stop.set()
         replaced.result(10)
     assert all(len(set(pem)) == 1 for pem in seen)
-    assert len(set(seen)) > 10
+    assert len(set(seen)) >= 5
 
 
 def test_a_server_has_to_prove_its_name(target: str, files: dict[str, Path]) -> None:
