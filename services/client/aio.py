@@ -17,12 +17,14 @@ from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 from .channel import (
     PREDICT,
     PREDICT_STREAM,
+    Metadata,
     add_authorization,
     build_metadata,
     build_options,
     check_credentials,
     check_deadline,
     check_target,
+    name_model,
     pass_bytes,
 )
 from .codec import decode_response, encode_request
@@ -77,6 +79,7 @@ class AsyncClient:
         *,
         deadline_s: float = 1.0,
         version: int = 0,
+        label: str = "",
         outputs: Sequence[str] = (),
         request_id: str = "",
         stream_id: str = "",
@@ -94,6 +97,7 @@ class AsyncClient:
             model=model,
             inputs=inputs,
             version=version,
+            label=label,
             outputs=tuple(outputs),
             request_id=request_id,
             stream_id=stream_id,
@@ -117,7 +121,7 @@ class AsyncClient:
         while True:
             start_s = time.monotonic()
             try:
-                reply = await self._call(self._predict, data, left_s)
+                reply = await self._call(self._predict, data, left_s, self._name(request))
                 break
             except StarlingError as error:
                 wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic(), bool(request.sequence_id))
@@ -140,6 +144,9 @@ class AsyncClient:
         The stream lives until `requests` ends and all are answered. Close the iterator (`aclose`,
         or leave the task) to end it sooner; calls that are under way are then cancelled.
 
+        The first request says which node: one that has its model. When that node drains, the stream goes on at another
+        one with what was not answered yet, so that no answer is missing and none comes twice.
+
         Args:
             requests: read as fast as answers come, never more than `in_flight_max` ahead.
             in_flight_max: most requests without an answer; also bounds the memory held.
@@ -150,17 +157,22 @@ class AsyncClient:
             StarlingError: the stream as a whole ended early.
         """
         limit_s = None if deadline_s is None else check_deadline(deadline_s)
+        end_s = None if limit_s is None else time.monotonic() + limit_s
+
+        def open_call(first: Request) -> Any:
+            left_s = None if end_s is None else max(end_s - time.monotonic(), 1e-6)
+            return self._predict_stream(timeout=left_s, metadata=self._name(first))
+
+        def explain(error: grpc.RpcError) -> StarlingError:
+            if lost_while_writing(error):
+                return Unavailable(f"{self._target} ended the stream while a request was written; open it again")
+            return self._translate(error, limit_s or 0.0)
+
         try:
-            call = self._predict_stream(timeout=limit_s, metadata=add_authorization(self._metadata, self._tls))
-            answers = run_stream(call, requests, in_flight_max=in_flight_max)
+            answers = run_stream(open_call, explain, requests, in_flight_max=in_flight_max, end_s=end_s)
             async with aclosing(answers):
                 async for answer in answers:
                     yield answer
-        except grpc.RpcError as error:
-            if lost_while_writing(error):
-                text = f"{self._target} ended the stream while a request was written; open it again"
-                raise Unavailable(text) from error
-            raise self._translate(error, limit_s or 0.0) from error
         except grpc.aio.UsageError as error:
             raise self._explain_closed(error) from error
 
@@ -228,7 +240,10 @@ class AsyncClient:
     def _explain_closed(self, error: Exception) -> Unavailable:
         return Unavailable(f"the client for {self._target} is closed: {error}")
 
-    async def _call(self, method: Any, request: object, deadline_s: float) -> Any:
+    def _name(self, request: Request) -> Metadata:
+        return name_model(add_authorization(self._metadata, self._tls), request)
+
+    async def _call(self, method: Any, request: object, deadline_s: float, metadata: Metadata | None = None) -> Any:
         """Returns the reply of one unary call.
 
         Raises:
@@ -237,7 +252,9 @@ class AsyncClient:
         """
         deadline_s = check_deadline(deadline_s)
         try:
-            return await method(request, timeout=deadline_s, metadata=add_authorization(self._metadata, self._tls))
+            if metadata is None:
+                metadata = add_authorization(self._metadata, self._tls)
+            return await method(request, timeout=deadline_s, metadata=metadata)
         except grpc.RpcError as error:
             raise self._translate(error, deadline_s) from error
         except grpc.aio.UsageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import grpc
 from .codec import MESSAGE_BYTES_MAX
 from .errors import InvalidInput
 from .tls import Tls
+from .values import Request
+
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -76,6 +80,21 @@ def build_metadata(agent_id: str) -> Metadata:
     if not (agent_id.isascii() and agent_id.isprintable() and agent_id == agent_id.strip()):
         raise InvalidInput(f"agent_id is {agent_id!r}; expected printable ASCII")
     return (("x-agent-id", agent_id),)
+
+
+def name_model(metadata: Metadata, request: Request) -> Metadata:
+    """Returns the headers of a call with what a gateway chooses nodes by; it would have to read the message otherwise.
+
+    Raises:
+        InvalidInput: the label cannot stand in a header.
+    """
+    if request.label and not _WORD.fullmatch(request.label):
+        raise InvalidInput(f"label is {request.label!r}; expected letters, digits, `.`, `_` and `-`")
+    other = next((choice for choice in request.allow if isinstance(choice, str)), "")
+    given = {"x-model-name": request.model, "x-model-label": request.label, "x-model-allow": other}
+    # What is no name is left to the node to refuse.
+    named = [(key, value) for key, value in given.items() if _WORD.fullmatch(value)]
+    return (*metadata, *named, *([("x-model-version", f"{request.version}")] if request.version else []))
 
 
 def add_authorization(metadata: Metadata, tls: Tls | None) -> Metadata:

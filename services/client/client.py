@@ -14,12 +14,14 @@ from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .channel import (
     PREDICT,
+    Metadata,
     add_authorization,
     build_metadata,
     build_options,
     check_credentials,
     check_deadline,
     check_target,
+    name_model,
     pass_bytes,
 )
 from .codec import decode_response, encode_request
@@ -82,6 +84,7 @@ class Client:
         *,
         deadline_s: float = 1.0,
         version: int = 0,
+        label: str = "",
         outputs: Sequence[str] = (),
         request_id: str = "",
         stream_id: str = "",
@@ -101,6 +104,7 @@ class Client:
             inputs: every input of the model by name; dimension 0 is the batch.
             deadline_s: seconds for the whole call, retries included.
             version: version to run; 0 means the highest one that is loaded.
+            label: version to run by the label that an operator has given it, such as `canary`; empty means none.
             outputs: names of the outputs wanted; empty means all.
             request_id: echoed in the answer.
             stream_id: stream that the request belongs to, such as one camera.
@@ -120,6 +124,7 @@ class Client:
             model=model,
             inputs=inputs,
             version=version,
+            label=label,
             outputs=tuple(outputs),
             request_id=request_id,
             stream_id=stream_id,
@@ -143,7 +148,8 @@ class Client:
         while True:
             start_s = time.monotonic()
             try:
-                reply = self._call(self._predict, data, left_s)
+                metadata = name_model(add_authorization(self._metadata, self._tls), request)
+                reply = self._call(self._predict, data, left_s, metadata)
                 break
             except StarlingError as error:
                 wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic(), bool(request.sequence_id))
@@ -223,7 +229,7 @@ class Client:
             return None
         return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng, is_step=is_step)
 
-    def _call(self, method: Any, request: object, deadline_s: float) -> Any:
+    def _call(self, method: Any, request: object, deadline_s: float, metadata: Metadata | None = None) -> Any:
         """Returns the reply of one unary call.
 
         Raises:
@@ -231,7 +237,9 @@ class Client:
         """
         deadline_s = check_deadline(deadline_s)
         try:
-            return method(request, timeout=deadline_s, metadata=add_authorization(self._metadata, self._tls))
+            if metadata is None:
+                metadata = add_authorization(self._metadata, self._tls)
+            return method(request, timeout=deadline_s, metadata=metadata)
         except grpc.RpcError as error:
             raise translate_rpc_error(error, target=self._target, deadline_s=deadline_s) from error
         except ValueError as error:  # what grpcio raises on a closed channel

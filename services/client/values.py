@@ -24,6 +24,7 @@ class Request:
         inputs: every input of the model by name; dimension 0 is the batch. Arrays of `bytes` or `str`, which travels
             as UTF-8, are BYTES. Borrowed until sent.
         version: version to run; 0 means the highest one that is loaded.
+        label: version to run by its label at the gateway; empty means none.
         outputs: names of the outputs wanted; empty means all.
         request_id: echoed in the answer; may be empty.
         stream_id: stream that it belongs to, such as one camera; may be empty.
@@ -40,6 +41,7 @@ class Request:
     model: str
     inputs: Mapping[str, Array]
     version: int = 0
+    label: str = ""
     outputs: tuple[str, ...] = ()
     request_id: str = ""
     stream_id: str = ""

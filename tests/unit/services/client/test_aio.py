@@ -7,7 +7,12 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
-from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse, PredictStreamResponse
+from starling.predict.v1.predict_service_pb2 import (
+    PredictError,
+    PredictRequest,
+    PredictResponse,
+    PredictStreamResponse,
+)
 
 from services.client import (
     AsyncClient,
@@ -189,14 +194,65 @@ async def test_no_more_than_the_bound_is_in_flight(node: FakeNode) -> None:
 async def test_the_whole_stream_can_end_with_an_error(node: FakeNode) -> None:
     def drain(requests: Iterator[PredictRequest]) -> Iterator[bytes]:
         yield PredictStreamResponse(response=PredictResponse.FromString(echo(next(requests)))).SerializeToString()
-        raise WireError("UNAVAILABLE", "DRAINING")
+        raise WireError("RESOURCE_EXHAUSTED", "QUEUE_FULL")
 
     node.answer_stream = drain
     requests = ask(1, pause=asyncio.Event())
     async with AsyncClient(node.target) as client, aclosing(client.predict_stream(requests)) as answers:
         assert isinstance(await anext(answers), Prediction)
-        with pytest.raises(Draining):
+        with pytest.raises(QueueFull):
             await anext(answers)
+
+
+async def test_a_stream_goes_on_after_every_drain_and_answers_each_request_once(node: FakeNode) -> None:
+    calls = 0
+
+    def drain(requests: Iterator[PredictRequest]) -> Iterator[bytes]:
+        nonlocal calls
+        calls += 1
+        for count, request in enumerate(requests, 1):
+            if count == 5:  # read and not answered
+                raise WireError("UNAVAILABLE", "DRAINING")
+            yield PredictStreamResponse(response=PredictResponse.FromString(echo(request))).SerializeToString()
+
+    node.answer_stream = drain
+    async with AsyncClient(node.target) as client:
+        answers = [answer async for answer in client.predict_stream(ask(40), in_flight_max=8)]
+    assert [answer.request_id for answer in answers] == [request.request_id async for request in ask(40)]
+    assert all(isinstance(answer, Prediction) for answer in answers)
+    assert calls >= 10
+
+
+async def test_requests_that_a_draining_node_refuses_are_sent_to_the_next(node: FakeNode) -> None:
+    calls = 0
+
+    def refuse_all(requests: Iterator[PredictRequest]) -> Iterator[bytes]:
+        nonlocal calls
+        calls += 1
+        for request in requests:
+            if calls == 1:
+                error = PredictError(code=14, reason="DRAINING", message="going", request_id=request.request_id)
+                yield PredictStreamResponse(error=error).SerializeToString()
+            else:
+                yield PredictStreamResponse(response=PredictResponse.FromString(echo(request))).SerializeToString()
+
+    node.answer_stream = refuse_all
+    async with AsyncClient(node.target) as client:
+        answers = [answer async for answer in client.predict_stream(ask(20), in_flight_max=4)]
+    assert [type(answer) for answer in answers] == [Prediction] * 20
+    assert calls == 2
+
+
+async def test_a_drain_without_end_is_an_error(node: FakeNode) -> None:
+    def drain(requests: Iterator[PredictRequest]) -> Iterator[bytes]:
+        raise WireError("UNAVAILABLE", "DRAINING")
+        yield b""
+
+    node.answer_stream = drain
+    async with AsyncClient(node.target) as client:
+        with pytest.raises((Draining, Unavailable)):
+            async for _ in client.predict_stream(ask(3)):
+                pass
 
 
 async def test_a_peer_that_ends_too_early_is_malformed(node: FakeNode) -> None:
@@ -214,17 +270,18 @@ async def test_a_peer_that_ends_too_early_is_malformed(node: FakeNode) -> None:
 async def test_a_peer_that_ends_while_we_write_is_never_a_bug_of_ours(node: FakeNode) -> None:
     node.answer_stream = lambda requests: iter(())
     async with AsyncClient(node.target) as client:
-        for _ in range(20):  # a race: which of the two it is depends on what arrives first
+        for _ in range(5):  # a race: which of the two it is depends on what arrives first
             with pytest.raises((MalformedReply, Unavailable), match=r"ended"):
                 async for _ in client.predict_stream(ask(100)):
                     pass
 
 
 async def test_an_answer_to_no_request_is_malformed(node: FakeNode) -> None:
-    node.answer_stream = lambda requests: iter([PredictStreamResponse(response=PredictResponse()).SerializeToString()])
+    answer = PredictStreamResponse(response=PredictResponse()).SerializeToString()
+    node.answer_stream = lambda requests: iter([answer, answer])
     async with AsyncClient(node.target) as client:
         with pytest.raises(MalformedReply, match=r"answer to no request"):
-            async for _ in client.predict_stream(ask(0, pause=asyncio.Event())):
+            async for _ in client.predict_stream(ask(1, pause=asyncio.Event())):
                 pass
 
 
