@@ -122,6 +122,7 @@ class ModelConfig:
     states: tuple[StateConfig, ...] = ()  # none: requests have nothing to do with each other
     sequence_idle_us: int = 1_000_000  # a sequence without a request for this long is forgotten; Triton's default
     sequences_max: int = 1024  # kept at once; beyond it a start is refused
+    agent_affinity: bool = False  # calls of one agent should reach the same node, where its frames and answers are kept
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -44,6 +44,8 @@ def parameters_of(config: ModelConfig) -> dict[str, str]:
         parameters["identity_delay_us"] = str(config.identity_delay_us)
     if config.identity_fail_every:
         parameters["identity_fail_every"] = str(config.identity_fail_every)
+    if config.agent_affinity:
+        parameters["agent_affinity"] = "true"
     return {f"starling.{key}": value for key, value in parameters.items()}
 
 

@@ -148,6 +148,7 @@ def parse_config(
         states=sequences.states,
         sequence_idle_us=sequences.idle_us,
         sequences_max=sequences.sequences_max,
+        agent_affinity=parameters.agent_affinity,
     )
     _check_contradictions(config, root)
     problems.raise_any()
@@ -168,6 +169,7 @@ class _Parameters(NamedTuple):
     iou_threshold: float
     identity_delay_us: int
     identity_fail_every: int
+    agent_affinity: bool
 
 
 def _read_name(root: Fields, folder: str | None) -> str:
@@ -302,6 +304,7 @@ def _read_parameters(root: Fields) -> _Parameters:
         "nms_iou_threshold",
         "identity_delay_us",
         "identity_fail_every",
+        "agent_affinity",
     )
     for entry in root.messages("parameters"):
         key, value = entry.string("key"), entry.message("value")
@@ -361,6 +364,12 @@ def _read_parameters(root: Fields) -> _Parameters:
                 "key",
                 f'"starling.{key}" needs "starling.postprocess" to be "nms"; add that or remove this',
             )
+    affinity = given["agent_affinity"][0] if "agent_affinity" in given else "false"
+    if affinity not in ("true", "false"):
+        given["agent_affinity"][1].refuse(
+            "value",
+            f'"starling.agent_affinity" is "{affinity}"; expected "true" or "false"; correct or remove it',
+        )
     return _Parameters(
         threads=int(number("threads", _DEFAULTS.threads, 1, 256, whole=True)),
         queue_bytes_max=int(
@@ -383,6 +392,7 @@ def _read_parameters(root: Fields) -> _Parameters:
         iou_threshold=number("nms_iou_threshold", _DEFAULTS.nms_iou_threshold, 0, 1, whole=False),
         identity_delay_us=int(number("identity_delay_us", 0, 0, 60_000_000, whole=True)),
         identity_fail_every=int(number("identity_fail_every", 0, 0, _INT32_MAX, whole=True)),
+        agent_affinity=affinity == "true",
     )
 
 

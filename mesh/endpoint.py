@@ -32,9 +32,11 @@ class Endpoint:
         tier: where it stands.
         address: where its gRPC server, or the delay before it, listens.
         health: whether it gets requests.
+        serves: the models and versions that it answers for, as routes ask for them.
     """
 
     name: str
     tier: Tier
     address: Address
     health: Health = Health.SERVING
+    serves: tuple[str, ...] = ()

@@ -110,6 +110,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         run_dir=settings.out,
         node_command=node_command,
         certs=settings.certs if settings.secure else None,
+        control_flags=("--routes", str(settings.out / "routes.json")),
         rate=Rate(settings.tenant_rate, 2 * settings.tenant_rate),
         rate_by_tenant=dict(map(parse_rate, settings.tenant_rate_of)),
         rate_everywhere=settings.tenant_rate_everywhere,

@@ -27,8 +27,8 @@ class AggregatedDiscovery:
 
     Args:
         gateways: entry per connected gateway.
-        holds_endpoints: tells whether gateways that bring endpoints along keep them for now, because we have just
-            started and do not know the nodes yet.
+        is_new: tells whether gateways keep what they bring along for now, because we have just started and do not
+            know the nodes and their models yet.
         access: judges who speaks for which gateway; anybody for each without it.
         clock: seconds, for the time to a verdict.
     """
@@ -36,11 +36,11 @@ class AggregatedDiscovery:
     def __init__(
         self,
         gateways: GatewayTable,
-        holds_endpoints: Callable[[], bool],
+        is_new: Callable[[], bool],
         access: Access | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gateways, self._holds_endpoints, self._access, self._clock = gateways, holds_endpoints, access, clock
+        self._gateways, self._is_new, self._access, self._clock = gateways, is_new, access, clock
 
     async def DeltaAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Serves one stream of the incremental protocol."""
@@ -74,7 +74,7 @@ class AggregatedDiscovery:
             while not reading.done():
                 gateway.changed.clear()
                 if gateway.snapshot is not None:
-                    for response in stream.respond(gateway.snapshot, hold_endpoints=self._holds_endpoints()):
+                    for response in stream.respond(gateway.snapshot, hold=self._is_new()):
                         if len(sent_at) < _UNANSWERED_MAX:
                             sent_at[response.nonce] = self._clock()
                         gateway.pushed += 1

@@ -34,6 +34,7 @@ from mesh.control.metrics import ControlCollector
 from mesh.control.node_service import NodeService
 from mesh.control.probe import Probe
 from mesh.control.rate_limits import RateLimits
+from mesh.control.route_file import read_routes
 from mesh.control.security_file import follow_security
 from mesh.control.settings import ControlSettings
 from mesh.control.status_service import ControlService
@@ -91,16 +92,19 @@ async def serve(settings: ControlSettings) -> None:
     controller = Controller(settings.nodes_max, settings.balancer, equal=settings.equal_weights, security=security)
     for endpoint in settings.static_nodes:
         controller.registry.add_static(endpoint, time.monotonic(), time.time())
+    controller.set_plans({} if settings.routes is None else read_routes(settings.routes))
     if access is not None:
         controller.alarm_sources.append(access.alarms)
     access_log = AccessLog(controller.take, access)
     server = grpc.aio.server(interceptors=[] if access is None else [Guard(access)], options=_OPTIONS)
-    discovery = AggregatedDiscovery(controller.gateways, controller.holds_endpoints, access)
+    discovery = AggregatedDiscovery(controller.gateways, controller.is_new, access)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
     als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
     nodes = NodeService(controller.registry, access)
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", nodes), server)
-    control_service_pb2_grpc.add_ControlServiceServicer_to_server(cast("Any", ControlService(controller)), server)
+    control_service_pb2_grpc.add_ControlServiceServicer_to_server(
+        cast("Any", ControlService(controller, routes=settings.routes)), server
+    )
     limits = None if security is None else RateLimits(security, time.monotonic)
     if limits is not None:
         rls_pb2_grpc.add_RateLimitServiceServicer_to_server(limits, server)

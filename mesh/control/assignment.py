@@ -13,6 +13,7 @@ from envoy.config.core.v3 import health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
 from mesh.endpoint import Endpoint, Health
+from mesh.gateway import LB_METADATA, SERVES
 
 _HEALTH = {
     # Unknown means: as Envoy's own health checks find it.
@@ -48,4 +49,8 @@ def build_assignment(cluster: str, endpoints: Sequence[Endpoint], weights: Mappi
         facts = entry.metadata.filter_metadata["starling"].fields
         facts["node"].string_value = endpoint.name
         facts["tier"].string_value = str(endpoint.tier)
+        if endpoint.serves:
+            served = entry.metadata.filter_metadata[LB_METADATA].fields[SERVES].list_value
+            for word in endpoint.serves:
+                served.values.add().string_value = word
     return assignment

@@ -1,7 +1,9 @@
-"""Shows the mesh as the control plane sees it, or takes a node out of it.
+"""Shows the mesh as the control plane sees it, takes a node out of it, or divides the calls for a model.
 
 `starling mesh status` is a live table on a terminal and prints once elsewhere; `starling mesh drain NODE` sends
 nothing new to a node, waits until it has finished and left, and loses no request.
+`starling mesh route MODEL --label stable=1@95 --label canary=2@5` divides the calls that name no version among
+versions, `starling mesh unroute MODEL` ends that.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from rich.console import Console
@@ -25,7 +27,7 @@ from starling.mesh.v1 import (
     node_service_pb2_grpc,
 )
 
-from mesh.control.table import build_status
+from mesh.control.table import build_route, build_status
 from mesh.errors import MeshError
 from services.client import Tls
 from services.host import Address, above, existing_dir, reachable_port, read_settings, setting
@@ -34,11 +36,38 @@ _TIMEOUT_S = 5.0
 _POLL_S = 0.2
 
 
+def parse_label(text: str) -> Any:
+    """Returns the `VersionLabel` that `NAME=VERSION[@PERCENT]` spells.
+
+    Raises:
+        ValueError: it spells none.
+
+    >>> parse_label("canary=2@5").percent
+    5.0
+    """
+    name, equals, rest = text.partition("=")
+    version, at, percent = rest.partition("@")
+    if not (name and equals and version.isdecimal() and (percent or not at)):
+        raise ValueError(f"{text!r} is no label; expected NAME=VERSION or NAME=VERSION@PERCENT, such as canary=2@5")
+    return control_service_pb2.VersionLabel(name=name, version=int(version), percent=float(percent or 0))
+
+
+def _check_labels(texts: tuple[str, ...]) -> str | None:
+    try:
+        for text in texts:
+            parse_label(text)
+    except ValueError as error:
+        return f"NAME=VERSION[@PERCENT] ({error})"
+    return None
+
+
 class Action(StrEnum):
     """What to do."""
 
     STATUS = "status"
     DRAIN = "drain"
+    ROUTE = "route"
+    UNROUTE = "unroute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +77,13 @@ class MeshSettings:
     env_prefix: ClassVar[str] = "MESH"
 
     action: Action = setting(Action.STATUS, help="what to do; also the first word of the command line")
-    node: str = setting("", help="node to drain; also the second word", metavar="NAME")
+    name: str = setting("", help="node to drain, or model to route; also the second word", metavar="NAME")
+    label: tuple[str, ...] = setting(
+        (),
+        help="label of a version of the model, repeatable; PERCENT of the calls that name no version get it",
+        metavar="NAME=VERSION[@PERCENT]",
+        check=_check_labels,
+    )
     control: Address = setting(
         Address("127.0.0.1", 18000), help="the control plane", metavar="HOST:PORT", check=reachable_port
     )
@@ -64,8 +99,10 @@ class MeshSettings:
 
     def conflicts(self) -> Iterable[str]:
         """Yields what contradicts."""
-        if self.action is Action.DRAIN and not self.node:
-            yield "drain needs a node: `starling mesh drain NAME`"
+        if self.action is not Action.STATUS and not self.name:
+            yield f"{self.action} needs a name: `starling mesh {self.action} NAME`"
+        if (self.action is Action.ROUTE) != bool(self.label):
+            yield "labels belong to a route: `starling mesh route MODEL --label stable=1@95 --label canary=2@5`"
 
 
 class ControlUnreachable(MeshError):
@@ -85,16 +122,22 @@ class ControlUnreachable(MeshError):
 def main(argv: Sequence[str]) -> int:
     """Runs one action; returns 0, or 1 when a drained node did not leave in time."""
     words, rest = [], list(argv)
-    for flag in ("--action", "--node"):
+    for flag in ("--action", "--name"):
         if rest and not rest[0].startswith("-"):
             words += [flag, rest.pop(0)]
     settings = read_settings(MeshSettings, [*words, *rest], os.environ, prog="starling mesh", description=__doc__ or "")
     console = Console(soft_wrap=not sys.stdout.isatty())
     with _connect(settings) as channel:
         try:
-            if settings.action is Action.DRAIN:
-                return _drain(channel, settings, console)
-            _show(channel, settings, console)
+            match settings.action:
+                case Action.STATUS:
+                    _show(channel, settings, console)
+                case Action.DRAIN:
+                    return _drain(channel, settings, console)
+                case Action.ROUTE:
+                    _set_route(channel, settings, console)
+                case Action.UNROUTE:
+                    _delete_route(channel, settings, console)
         except grpc.RpcError as error:
             raise ControlUnreachable(str(settings.control), _explain(error)) from error
         except KeyboardInterrupt:
@@ -122,20 +165,36 @@ def _show(channel: grpc.Channel, settings: MeshSettings, console: Console) -> No
             time.sleep(settings.every_s)
 
 
+def _set_route(channel: grpc.Channel, settings: MeshSettings, console: Console) -> None:
+    stub = control_service_pb2_grpc.ControlServiceStub(channel)
+    labels = [parse_label(text) for text in settings.label]
+    route = control_service_pb2.ModelRoute(model_name=settings.name, labels=labels)
+    response = stub.SetModelRoute(control_service_pb2.SetModelRouteRequest(route=route), timeout=_TIMEOUT_S)
+    console.print(build_route(route), highlight=False)
+    if not response.kept:
+        console.print("until the control plane ends; `starling control --routes FILE` keeps it", highlight=False)
+
+
+def _delete_route(channel: grpc.Channel, settings: MeshSettings, console: Console) -> None:
+    stub = control_service_pb2_grpc.ControlServiceStub(channel)
+    stub.DeleteModelRoute(control_service_pb2.DeleteModelRouteRequest(model_name=settings.name), timeout=_TIMEOUT_S)
+    console.print(f"{settings.name} has no route any more", highlight=False)
+
+
 def _drain(channel: grpc.Channel, settings: MeshSettings, console: Console) -> int:
     stub = node_service_pb2_grpc.NodeServiceStub(channel)
-    stub.DrainNode(node_service_pb2.DrainNodeRequest(name=settings.node, cause="starling mesh drain"))
-    console.print(f"{settings.node} drains", highlight=False)
+    stub.DrainNode(node_service_pb2.DrainNodeRequest(name=settings.name, cause="starling mesh drain"))
+    console.print(f"{settings.name} drains", highlight=False)
     end_s = time.monotonic() + settings.wait_s
     while time.monotonic() < end_s:
         mesh = control_service_pb2_grpc.ControlServiceStub(channel).GetMesh(
             control_service_pb2.GetMeshRequest(), timeout=_TIMEOUT_S
         )
-        if settings.node not in {node.name for node in mesh.nodes}:
-            console.print(f"{settings.node} has left", highlight=False)
+        if settings.name not in {node.name for node in mesh.nodes}:
+            console.print(f"{settings.name} has left", highlight=False)
             return 0
         time.sleep(_POLL_S)
-    console.print(f"{settings.node} has not left after {settings.wait_s:g} s", highlight=False)
+    console.print(f"{settings.name} has not left after {settings.wait_s:g} s", highlight=False)
     return 1
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from mesh.control.estimate import Sample
 from mesh.control.gateways import Gateway, GatewayTable
+from mesh.control.model_routes import Found, RoutePlan, build_routes, find_models
 from mesh.control.registry import Member, Registry
 from mesh.control.resources import build_frame, build_snapshot
 from mesh.control.snapshot import Snapshot
 from mesh.control.viewpoint import Seat, Viewpoint
 from mesh.control.weights import PRIOR_DISTANCE_S, PRIOR_SERVICE_S, Rules
 from mesh.endpoint import Endpoint, Health
-from mesh.gateway import Balancer
+from mesh.gateway import Balancer, ModelRoute
 from mesh.gateway.security import SecurityPlan
 from services.host import Address
 
@@ -37,6 +38,7 @@ class Controller:
 
     Attributes:
         registry, gateways: what it ties.
+        plans: what operators want of the calls for models, by model; replaced by `set_plans`.
         viewpoints: by name; one without gateways is kept for a while.
         late_ticks: how often it came so late that it held its judgement.
         alarm_sources: others that may have something a person should look at, asked with the time.
@@ -63,6 +65,7 @@ class Controller:
         self.registry = Registry(nodes_max, self._wake)
         self.gateways = GatewayTable(self._welcome)
         self.viewpoints: dict[str, Viewpoint] = {}
+        self.plans: dict[str, RoutePlan] = {}
         self.late_ticks = 0
         self.alarm_sources: list[Callable[[float], Iterable[str]]] = []
         self._security = security
@@ -76,6 +79,8 @@ class Controller:
         self._changed = asyncio.Event()
         self._ticked_s = self._started_s = clock()
         self._settled = False
+        self._routed: int | None = None
+        self._routes: tuple[ModelRoute, ...] = ()
 
     def take(self, gateway: str, cluster: str, address: Address, sample: Sample) -> None:  # noqa: ARG002
         """Takes one try at a node, from the access log."""
@@ -94,7 +99,13 @@ class Controller:
         for viewpoint in self.viewpoints.values():
             self._publish(viewpoint, self._told)
 
-    def holds_endpoints(self) -> bool:
+    def set_plans(self, plans: Mapping[str, RoutePlan]) -> None:
+        """Takes what operators want of the calls for models, by model; replaces what they wanted before."""
+        self.plans = dict(plans)
+        self._routed = None
+        self._wake()
+
+    def is_new(self) -> bool:
         """Returns whether we started so lately that gateways know the nodes better than we do."""
         return self._clock() - self._started_s < SETTLE_S
 
@@ -123,15 +134,29 @@ class Controller:
         for name in [name for name, used_s in self._used_s.items() if now_s - used_s > VIEWPOINT_KEPT_S]:
             self.viewpoints.pop(name, None)
             del self._used_s[name]
-        moved = endpoints != self._told
+        moved = self._follow_models() or endpoints != self._told
         self._told = endpoints
         for viewpoint in self.viewpoints.values():
             if viewpoint.look(seats, now_s) or moved:
                 self._publish(viewpoint, endpoints)
-        if not self._settled and not self.holds_endpoints():
-            self._settled = True
-            for gateway in self.gateways:
-                gateway.changed.set()
+
+    def find_models(self) -> dict[str, Found]:
+        """Returns what nodes have of each model."""
+        return find_models(member.node.models for member in self.registry)
+
+    def _follow_models(self) -> bool:
+        """Makes routes of the models of now; returns whether gateways have to be told."""
+        settles = not self._settled and not self.is_new()
+        if not settles and self._routed == self.registry.models_revision:
+            return False
+        self._settled |= settles
+        self._routed = self.registry.models_revision
+        routes = build_routes(self.find_models(), self.plans)
+        if not settles and routes == self._routes:
+            return False
+        self._routes = routes
+        self._frames.clear()
+        return True
 
     def _tell_changes(self, seats: Sequence[Seat]) -> None:
         """Writes to the log who fell silent and who speaks again."""
@@ -161,13 +186,18 @@ class Controller:
     def _put(self, gateway: Gateway, viewpoint: Viewpoint, endpoints: Sequence[Endpoint]) -> None:
         listen = gateway.identity.listen
         if listen not in self._frames:
-            self._frames[listen] = build_frame(listen, self._balancer, self._security)
+            self._frames[listen] = build_frame(
+                listen, self._balancer, self._security, self._routes, complete=self._settled
+            )
         gateway.put(build_snapshot(self._frames[listen], endpoints, viewpoint.plan.weights))
 
     def _welcome(self, gateway: Gateway) -> None:
         """Gives a gateway that has just connected its first snapshot."""
         now_s = self._clock()
         viewpoint = self._viewpoint(gateway.identity.viewpoint)
+        if self._follow_models():
+            for other in self.viewpoints.values():
+                self._publish(other, self._told)
         seats = self._seats(now_s)
         viewpoint.look(seats, now_s)
         self._publish(viewpoint, [seat.endpoint for seat in seats])

@@ -41,12 +41,12 @@ class DiscoveryStream(Protocol):
         """Takes a request; returns the verdict in it, None when it has none or an outdated one."""
         ...
 
-    def respond(self, snapshot: Snapshot, *, hold_endpoints: bool = False) -> Iterator[Any]:
+    def respond(self, snapshot: Snapshot, *, hold: bool = False) -> Iterator[Any]:
         """Yields what the gateway lacks, in the order of sending.
 
         Args:
             snapshot: what it should have.
-            hold_endpoints: endpoints that the gateway brought along from before this stream stay.
+            hold: what the gateway brought along from before this stream stays.
         """
         ...
 
@@ -94,11 +94,11 @@ class DeltaStream:
         refusal = request.error_detail.message if request.HasField("error_detail") else ""
         return Verdict(request.response_nonce, url, refusal)
 
-    def respond(self, snapshot: Snapshot, *, hold_endpoints: bool = False) -> Iterator[Any]:
+    def respond(self, snapshot: Snapshot, *, hold: bool = False) -> Iterator[Any]:
         """Yields DeltaDiscoveryResponses; see `DiscoveryStream`."""
         for url in PUSH_ORDER:
             state = self._types.get(url)
-            if state is None or (hold_endpoints and url == ENDPOINTS and state.brought):
+            if state is None or (hold and state.brought):
                 continue
             found = snapshot.of_type(url)
             changed = {n: r for n, r in found.items() if state.wants(n) and state.known.get(n) != r.version}
@@ -166,12 +166,12 @@ class WorldStream:
         refusal = request.error_detail.message if request.HasField("error_detail") else ""
         return Verdict(state.nonce, url, refusal)
 
-    def respond(self, snapshot: Snapshot, *, hold_endpoints: bool = False) -> Iterator[Any]:
+    def respond(self, snapshot: Snapshot, *, hold: bool = False) -> Iterator[Any]:
         """Yields DiscoveryResponses; see `DiscoveryStream`."""
         clusters_sent = False
         for url in PUSH_ORDER:
             state = self._types.get(url)
-            if state is None or (hold_endpoints and url == ENDPOINTS and state.brought):
+            if state is None or (hold and state.brought):
                 continue
             version = snapshot.version(url)
             asked_more = not state.names <= state.sent_names

@@ -29,6 +29,35 @@ class NotAllowed(ControlError):
         super().__init__(f"{spiffe_id or 'a certificate without a SPIFFE id'} may not {what}; {expected}")
 
 
+class InvalidRoute(ControlError):
+    """A route cannot be."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_INPUT"
+
+
+class RouteNotFound(ControlError):
+    """Nobody has given this model a route."""
+
+    status = "NOT_FOUND"
+    reason = "ROUTE_NOT_FOUND"
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"model {model!r} has no route; `starling mesh status` shows the routes")
+
+
+class RoutesNotWritten(ControlError):
+    """The file of the routes cannot be written, so nothing has changed."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "ROUTES_NOT_WRITTEN"
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path = path
+        super().__init__(f"cannot write the routes to {path}: {why}; nothing has changed")
+
+
 class NodeNotFound(ControlError):
     """There is no node of that name."""
 

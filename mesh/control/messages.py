@@ -35,6 +35,9 @@ _MESSAGES: dict[str, Any] = {
 }
 _EXTENSIONS = (
     "access_loggers.grpc.v3.als",
+    "common.matching.v3.extension_matcher",
+    "filters.common.matcher.action.v3.skip_action",
+    "filters.http.grpc_field_extraction.v3.config",
     "filters.http.jwt_authn.v3.config",
     "filters.http.local_ratelimit.v3.local_rate_limit",
     "filters.http.lua.v3.lua",
@@ -47,12 +50,14 @@ _EXTENSIONS = (
     "load_balancing_policies.least_request.v3.least_request",
     "load_balancing_policies.ring_hash.v3.ring_hash",
     "load_balancing_policies.round_robin.v3.round_robin",
+    "load_balancing_policies.subset.v3.subset",
     "retry.host.previous_hosts.v3.previous_hosts",
     "transport_sockets.tls.v3.tls",
     "upstreams.http.v3.http_protocol_options",
 )
 for _extension in _EXTENSIONS:
     importlib.import_module(f"envoy.extensions.{_extension}_pb2")
+importlib.import_module("envoy.type.matcher.v3.http_inputs_pb2")
 
 
 def parse_resource(type_url: str, resource: Resource) -> Message:

@@ -102,7 +102,7 @@ class NodeService:
             member
             for member in self._registry
             if request.tier in (pb.TIER_UNSPECIFIED, member.node.tier)
-            and (not request.model_name or member.serves(request.model_name))
+            and (not request.model_name or request.model_name in member.serves)
             and member.name > request.page_token
         ]
         page = found[:size]

@@ -1,16 +1,19 @@
-"""Calls every node now and then: how far it is, before anybody has sent it a request."""
+"""Calls every node now and then: how far it is, before anybody has sent it a request, and what a silent one has."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from starling.mesh.v1 import node_service_pb2
+from starling.predict.v1 import model_service_pb2, model_service_pb2_grpc
 
-from mesh.control.registry import Registry
+from mesh.control.registry import Member, Registry
 from services.host import Address
 
 PROBE_EVERY_S = 2.0
@@ -43,25 +46,40 @@ class Probe:
                 nodes = {e.name: e.address for e in self._registry.endpoints(now_s)}
                 for address in self._channels.keys() - set(nodes.values()):
                     await self._channels.pop(address).close(None)
-                await asyncio.gather(*(self._measure(name, address) for name, address in nodes.items()))
+                silent = {member.name: member for member in self._registry if not member.lease_id}
+                await asyncio.gather(*(self._measure(name, address, silent) for name, address in nodes.items()))
                 await asyncio.sleep(PROBE_EVERY_S)
         finally:
             for channel in self._channels.values():
                 await channel.close(None)
 
-    async def _measure(self, name: str, address: Address) -> None:
+    async def _measure(self, name: str, address: Address, silent: Mapping[str, Member]) -> None:
         async with self._room:
             try:
                 if address not in self._channels:
                     self._channels[address] = await self._connect(name, address)
                 stub = health_pb2_grpc.HealthStub(self._channels[address])
                 times_s = [await _time(stub) for _ in range(2)]
+                if name in silent:
+                    await self._read_models(silent[name], self._channels[address])
             except (grpc.aio.AioRpcError, OSError):
                 if self._certs is not None and address in self._channels:
                     # The next round reads certificates that may have been renewed.
                     await self._channels.pop(address).close(None)
                 return  # the node's own reports and the gateways' health checks tell that
         self._found(name, min(times_s))
+
+    async def _read_models(self, member: Member, channel: grpc.aio.Channel) -> None:
+        """Asks a node that does not report by itself which models it has."""
+        stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        try:
+            reply = await stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return  # it keeps what it had
+        ready = [model for model in reply.models if model.state == model_service_pb2.MODEL_STATE_READY]
+        models = [node_service_pb2.NodeModel(name=m.name, version=m.version, ready=True) for m in ready]
+        if models != list(member.node.models):
+            self._registry.set_models(member, models)
 
     async def _connect(self, name: str, address: Address) -> grpc.aio.Channel:
         if self._certs is None:

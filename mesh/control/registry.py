@@ -12,6 +12,7 @@ from starling.mesh.v1 import node_service_pb2 as pb
 
 from mesh.control.errors import InvalidNode, LeaseExpired, NodeNameTaken, NodeNotFound, RegistryFull
 from mesh.control.load import follow_service
+from mesh.control.model_routes import read_serves
 from mesh.endpoint import Endpoint, Health, Tier
 from services.host import Address
 
@@ -53,6 +54,7 @@ class Member:
         service_s: how long a request takes on it, as its reports say; None before it has answered one.
         orders: what it still has to be told, oldest first.
         discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
+        serves: what it answers for, as routes ask for it.
     """
 
     node: Any
@@ -69,6 +71,11 @@ class Member:
     service_s: float | None = None
     orders: list[Any] = field(default_factory=list)
     discovered: bool = False
+    serves: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reads what it answers for."""
+        self.serves = read_serves(self.node.models)
 
     @property
     def name(self) -> str:
@@ -99,11 +106,7 @@ class Member:
 
     def endpoint(self, now_s: float) -> Endpoint:
         """Returns the node as a gateway should see it."""
-        return Endpoint(self.name, self.tier, self.address, self.health(now_s))
-
-    def serves(self, model: str) -> bool:
-        """Returns whether it answers requests for a model now."""
-        return any(m.ready and m.name == model for m in self.node.models)
+        return Endpoint(self.name, self.tier, self.address, self.health(now_s), self.serves)
 
     def __repr__(self) -> str:
         """Returns name, tier and address."""
@@ -112,6 +115,9 @@ class Member:
 
 class Registry:
     """Every known node by name.
+
+    Attributes:
+        models_revision: another number after each change of which models there are.
 
     Args:
         nodes_max: most nodes that are kept.
@@ -129,6 +135,7 @@ class Registry:
         self._members: dict[str, Member] = {}
         self._by_lease: dict[str, Member] = {}
         self._discovered: dict[str, tuple[Endpoint, float]] = {}
+        self.models_revision = 0
 
     def register(self, node: Any, request_id: str, now_s: float, time_s: float) -> Member:
         """Makes a node known; with the `request_id` of a live lease it changes nothing.
@@ -156,7 +163,7 @@ class Registry:
         member = Member(kept, tier, address, request_id, self._new_lease(), now_s, time_s, now_s)
         self._members[member.name] = member
         self._by_lease[member.lease_id] = member
-        self._on_change()
+        self._tell_models()
         return member
 
     def add_static(self, endpoint: Endpoint, now_s: float, time_s: float) -> Member:
@@ -165,7 +172,7 @@ class Registry:
         tier, address = _check(node, "static")
         member = Member(node, tier, address, "", "", now_s, time_s, now_s)
         self._members[member.name] = member
-        self._on_change()
+        self._tell_models()
         return member
 
     def set_discovered(self, found: Sequence[Endpoint], now_s: float, time_s: float) -> int:
@@ -180,7 +187,7 @@ class Registry:
             if name in self._members and self._members[name].discovered:
                 del self._members[name]
         fits = sum(self._place(endpoint, now_s, since) for endpoint, since in self._discovered.values())
-        self._on_change()
+        self._tell_models()
         return fits
 
     def _place(self, endpoint: Endpoint, now_s: float, time_s: float) -> bool:
@@ -232,8 +239,14 @@ class Registry:
 
     def set_models(self, member: Member, models: Any) -> None:
         """Takes the whole list of a node's models."""
+        models = list(models)
         del member.node.models[:]
         member.node.models.extend(models)
+        member.serves = read_serves(member.node.models)
+        self._tell_models()
+
+    def _tell_models(self) -> None:
+        self.models_revision += 1
         self._on_change()
 
     def drain(self, name: str) -> Member:
@@ -258,7 +271,7 @@ class Registry:
         member = self.find(lease_id)
         del self._by_lease[lease_id]
         del self._members[member.name]
-        self._on_change()
+        self._tell_models()
         return member
 
     def expire(self, now_s: float) -> list[Member]:
@@ -277,10 +290,12 @@ class Registry:
             elif quiet_s > FORGET_S:
                 self._by_lease.pop(member.lease_id, None)
                 del self._members[member.name]
+                self.models_revision += 1
         for name, (endpoint, since) in self._discovered.items():
             known = self._members.get(name)
             if known is None or known.state == pb.NODE_STATE_LOST:
                 self._place(endpoint, now_s, since)
+                self.models_revision += 1  # what it had told of its models is forgotten with its lease
         if lost:
             self._on_change()
         return lost

@@ -90,6 +90,11 @@ class ControlSettings:
         metavar="DIR",
         check=existing_dir,
     )
+    routes: Path | None = setting(
+        None,
+        help="file that keeps what `starling mesh route` sets, made if missing; it is gone with the process without it",
+        metavar="FILE",
+    )
     balancer: Balancer = setting(Balancer.LEAST_REQUEST, help="how gateways pick a node")
     equal_weights: bool = setting(False, help="give every node the same weight whatever was measured, to compare")
 

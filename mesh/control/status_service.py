@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,11 +14,16 @@ from starling.mesh.v1 import control_service_pb2 as pb
 from starling.mesh.v1 import node_service_pb2 as nodes_pb
 
 from mesh.control.controller import Controller
+from mesh.control.errors import RouteNotFound
+from mesh.control.model_routes import Label, RoutePlan, find_route_alarms
 from mesh.control.node_service import describe
+from mesh.control.route_file import write_routes
 from mesh.control.times import duration, timestamp
 from mesh.control.viewpoint import Viewpoint
 from mesh.control.wire import answers
 from mesh.endpoint import Health
+
+_log = logging.getLogger(__name__)
 
 _HEALTH = {
     Health.SERVING: pb.NODE_HEALTH_SERVING,
@@ -30,6 +38,7 @@ class ControlService:
     Args:
         controller: what is shown.
         clock, calendar: seconds, monotonic and since 1970.
+        routes: file that keeps routes; only memory does without it.
     """
 
     def __init__(
@@ -37,9 +46,12 @@ class ControlService:
         controller: Controller,
         clock: Callable[[], float] = time.monotonic,
         calendar: Callable[[], float] = time.time,
+        routes: Path | None = None,
     ) -> None:
         self._controller, self._clock, self._calendar = controller, clock, calendar
         self._started = calendar()
+        self._routes = routes
+        self._changing = asyncio.Lock()
 
     @answers
     async def GetMesh(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
@@ -52,7 +64,34 @@ class ControlService:
             viewpoints=[self._viewpoint(v) for _, v in sorted(controller.viewpoints.items())],
             start_time=timestamp(self._started),
             alarms=list(find_alarms(controller, now_s)),
+            routes=[_describe_route(plan) for _, plan in sorted(controller.plans.items())],
         )
+
+    @answers
+    async def SetModelRoute(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Gives a model's versions labels and shares."""
+        labels = tuple(Label(label.name, label.version, label.percent) for label in request.route.labels)
+        plan = RoutePlan(request.route.model_name, labels)
+        await self._change(lambda plans: {**plans, plan.model: plan})
+        _log.info("route of %s: %s", plan.model, plan.labels)
+        return pb.SetModelRouteResponse(kept=self._routes is not None)
+
+    @answers
+    async def DeleteModelRoute(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Takes a model's labels and shares away."""
+        if request.model_name not in self._controller.plans:
+            raise RouteNotFound(request.model_name)
+        await self._change(lambda plans: {name: plan for name, plan in plans.items() if name != request.model_name})
+        _log.info("route of %s: none", request.model_name)
+        return pb.DeleteModelRouteResponse()
+
+    async def _change(self, change: Callable[[Mapping[str, RoutePlan]], Mapping[str, RoutePlan]]) -> None:
+        """Keeps the changed routes, then goes by them; one change after another."""
+        async with self._changing:
+            plans = change(self._controller.plans)
+            if self._routes is not None:
+                await asyncio.to_thread(write_routes, self._routes, plans)
+            self._controller.set_plans(plans)
 
     def _viewpoint(self, viewpoint: Viewpoint) -> Any:
         described = pb.Viewpoint(name=viewpoint.name)
@@ -88,6 +127,7 @@ def find_alarms(controller: Controller, now_s: float) -> Iterator[str]:
             yield f"gateway {gateway.identity.name} refused its new {kind} and keeps the old one: {reason}"
     if not len(controller.gateways):
         yield "no gateway is connected; agents are served by what their gateways knew last"
+    yield from find_route_alarms(controller.find_models(), controller.plans)
     for member in controller.registry:
         if member.state == nodes_pb.NODE_STATE_LOST:
             yield f"node {member.name} is lost: nothing heard for {now_s - member.heard_s:.0f} s"
@@ -97,6 +137,11 @@ def find_alarms(controller: Controller, now_s: float) -> Iterator[str]:
         yield "no node serves; start one with `starling node --control HOST:PORT`"
     for source in controller.alarm_sources:
         yield from source(now_s)
+
+
+def _describe_route(plan: RoutePlan) -> Any:
+    labels = [pb.VersionLabel(name=label.name, version=label.version, percent=label.percent) for label in plan.labels]
+    return pb.ModelRoute(model_name=plan.model, labels=labels)
 
 
 def _gateway(gateway: Any) -> Any:

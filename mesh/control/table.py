@@ -16,6 +16,7 @@ _HEALTH = {
     pb.NODE_HEALTH_DRAINING: ("draining", "yellow"),
     pb.NODE_HEALTH_SILENT: ("silent", "red"),
 }
+_NAMES_MAX = 8
 _COLUMNS = ("node", "tier", "health", "share", "latency", "p50", "p95", "/s", "in flight", "refused", "failed", "cpu")
 
 
@@ -31,6 +32,9 @@ def build_status(mesh: Any, now_s: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [_viewpoint(viewpoint, nodes, now_s) for viewpoint in mesh.viewpoints]
     if not mesh.viewpoints:
         parts.append(Text(f"{len(nodes)} nodes, no gateway yet"))
+    if models := _models(mesh):
+        parts.append(models)
+    parts += [build_route(route) for route in mesh.routes]
     parts += [_gateway(gateway) for gateway in mesh.gateways]
     parts += [Text.assemble(("alarm ", "bold red"), alarm) for alarm in mesh.alarms]
     return Group(*parts)
@@ -62,6 +66,32 @@ def _viewpoint(viewpoint: Any, nodes: dict[str, Any], now_s: float) -> Table:
             load,
             f"{weight.reason}, {max(0.0, age_s):.0f} s ago",
         )
+    return table
+
+
+def build_route(route: Any) -> Text:
+    """Returns what an operator wants of the calls for a model."""
+    shares = (f", {label.percent:g} %" if label.percent else "" for label in route.labels)
+    labels = "  ".join(
+        f"{label.name}: version {label.version}{share}" for label, share in zip(route.labels, shares, strict=True)
+    )
+    return Text.assemble((f"route {route.model_name} ", "bold"), labels)
+
+
+def _models(mesh: Any) -> Table | None:
+    """Returns which nodes have which version; None without any."""
+    nodes: dict[tuple[str, int], list[str]] = {}
+    for node in mesh.nodes:
+        for model in node.models:
+            if model.ready and node.state != nodes_pb.NODE_STATE_LOST:
+                nodes.setdefault((model.name, model.version), []).append(node.name)
+    if not nodes:
+        return None
+    table = Table("model", "version", "on", title="models", title_justify="left", title_style="bold")
+    for (name, version), names in sorted(nodes.items()):
+        shown = ", ".join(names[:_NAMES_MAX])
+        more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
+        table.add_row(name, str(version), shown + more)
     return table
 
 

@@ -8,10 +8,24 @@ from typing import Any
 from mesh.gateway.typed import Resource, extension, typed
 
 NODES = "nodes"
+LB_METADATA = "envoy.lb"
+"""What of an endpoint's metadata Envoy chooses by."""
 
+SERVES = "serves"
+"""Key in it: the models and versions of a node."""
+
+_BALANCE_PERCENT = 150  # of the mean: an agent whose node is busier than that goes to another one
 _REQUESTS_MAX = 4096
 _STREAM_WINDOW_BYTES = 8 << 20  # one answer with a 1080p-sized tensor without waiting a round trip
 _CONNECTION_WINDOW_BYTES = 32 << 20
+
+
+class Pool(StrEnum):
+    """The clusters that have every node, by how one is chosen among those that serve a model."""
+
+    NODES = NODES  # the one that answers soonest
+    AGENTS = "agents"  # the same for all calls of an agent, unless it is busier than others
+    SEQUENCES = "sequences"  # the same for all calls of an agent: it keeps their state
 
 
 class Balancer(StrEnum):
@@ -23,19 +37,23 @@ class Balancer(StrEnum):
     CLIENT_SIDE_WEIGHTED_ROUND_ROBIN = "client_side_weighted_round_robin"  # by the load that nodes report with answers
 
 
-def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
+def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool.NODES) -> Resource:
     """Returns the `envoy.config.cluster.v3.Cluster` of all nodes.
 
     Its endpoints come over the aggregated discovery stream, and have to be sent again after every change of this
     resource.
+
+    Args:
+        balancer: how the pool of all nodes picks one.
+        pool: which pool.
     """
     source: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
     return {
-        "name": NODES,
+        "name": str(pool),
         "type": "EDS",
         "eds_cluster_config": {"eds_config": source},
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": _BALANCERS[balancer]()}]},
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _among_serving(_policy(balancer, pool))}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2_options()},
         "common_lb_config": {
             # With three nodes one failure is already below the default 50 % and would send traffic
@@ -48,6 +66,30 @@ def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(),
     }
+
+
+def _policy(balancer: Balancer, pool: Pool) -> Resource:
+    match pool:
+        case Pool.NODES:
+            return _BALANCERS[balancer]()
+        case Pool.AGENTS:
+            return _ring_hash(_BALANCE_PERCENT)
+        case Pool.SEQUENCES:
+            return _ring_hash()
+
+
+def _among_serving(policy: Resource) -> Resource:
+    """Returns the policy that lets another one choose among the nodes that serve what the route asks for."""
+    return extension(
+        "envoy.load_balancing_policies.subset",
+        "load_balancing_policies.subset.v3.Subset",
+        {
+            "fallback_policy": "ANY_ENDPOINT",  # of routes that ask for nothing
+            "subset_selectors": [{"keys": [SERVES], "fallback_policy": "NO_FALLBACK"}],
+            "list_as_any": True,
+            "subset_lb_policy": {"policies": [{"typed_extension_config": policy}]},
+        },
+    )
 
 
 def _least_request() -> Resource:
@@ -63,8 +105,11 @@ def _round_robin() -> Resource:
     return extension("envoy.load_balancing_policies.round_robin", "load_balancing_policies.round_robin.v3.RoundRobin")
 
 
-def _ring_hash() -> Resource:
-    return extension("envoy.load_balancing_policies.ring_hash", "load_balancing_policies.ring_hash.v3.RingHash")
+def _ring_hash(balance_percent: int | None = None) -> Resource:
+    fields: dict[str, Any] = {"consistent_hashing_lb_config": {"use_hostname_for_hashing": True}}
+    if balance_percent is not None:
+        fields["consistent_hashing_lb_config"]["hash_balance_factor"] = balance_percent
+    return extension("envoy.load_balancing_policies.ring_hash", "load_balancing_policies.ring_hash.v3.RingHash", fields)
 
 
 def _client_side_weighted_round_robin() -> Resource:

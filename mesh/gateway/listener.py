@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mesh.gateway.bootstrap import CONTROL
+from mesh.gateway.model_name import name_model
+from mesh.gateway.replies import replies
 from mesh.gateway.routes import ROUTES
 from mesh.gateway.typed import Resource, extension, socket_address
 from services.host import Address
@@ -49,7 +51,9 @@ def _http_connection_manager() -> Resource:
                 "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
                 "connection_keepalive": {"interval": "30s", "timeout": "10s"},
             },
+            "local_reply_config": replies(),
             "http_filters": [
+                *name_model(),
                 extension(
                     "envoy.filters.http.router",
                     "filters.http.router.v3.Router",

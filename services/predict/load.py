@@ -11,8 +11,10 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from starling.mesh.v1 import node_service_pb2 as pb
 
+from engines import ModelConfig
 from engines._core import ModelRegistry
 from services.predict._dataplane import Server
+from services.predict.models import NodeModels
 from services.predict.settings import NodeSettings, Tier
 
 _TIERS = {Tier.EDGE: pb.TIER_EDGE, Tier.CLOUD: pb.TIER_CLOUD}
@@ -38,12 +40,23 @@ def describe_node(settings: NodeSettings, grpc_address: str, metrics_address: st
     )
 
 
-def describe_models(registry: ModelRegistry) -> list[Any]:
+def describe_models(models: NodeModels) -> list[Any]:
     """Returns the loaded versions as the control plane is told of them."""
     return [
-        pb.NodeModel(name=model["name"], version=model["version"], ready=model["healthy"])
-        for model in registry.models()
+        pb.NodeModel(
+            name=model.native["name"],
+            version=model.native["version"],
+            ready=model.native["healthy"],
+            affinity=_read_affinity(model.found.config),
+        )
+        for model in models.loaded()
     ]
+
+
+def _read_affinity(config: ModelConfig) -> pb.Affinity.ValueType:
+    if config.states:
+        return pb.AFFINITY_SEQUENCE
+    return pb.AFFINITY_AGENT if config.agent_affinity else pb.AFFINITY_UNSPECIFIED
 
 
 class LoadMeter:

@@ -158,7 +158,6 @@ class NodeProcess:
         self._registration = Registration(
             control,
             node,
-            registry=self._registry,
             models=self._models,
             meter=meter,
             drain=stop.set,

@@ -12,7 +12,6 @@ from typing import Any
 from starling.mesh.v1 import node_service_pb2 as pb
 
 from engines import EngineError
-from engines._core import ModelRegistry
 from services.host import Address, encode_error
 from services.predict._dataplane import Link, LinkStream, LinkTls
 from services.predict.load import LoadMeter, describe_models
@@ -33,8 +32,7 @@ class Registration:
     Args:
         control: the control plane.
         node: how the node describes itself, without its models.
-        registry: what it has loaded.
-        models: what it may be ordered to load or unload.
+        models: what it has loaded, and may be ordered to load or unload.
         meter: how busy it is.
         drain: asks the process to finish and end.
         tls: how the control plane is known, and what we show it; plain text without it.
@@ -45,14 +43,13 @@ class Registration:
         control: Address,
         node: Any,
         *,
-        registry: ModelRegistry,
         models: NodeModels,
         meter: LoadMeter,
         drain: Callable[[], None],
         tls: LinkTls | None = None,
     ) -> None:
         self._control, self._node, self._drain = control, node, drain
-        self._registry, self._models, self._meter = registry, models, meter
+        self._models, self._meter = models, meter
         self._request_id = secrets.token_hex(16)
         self._link = Link(str(control), tls)
         self._stopping = threading.Event()
@@ -96,7 +93,7 @@ class Registration:
         """Takes a lease; returns what went wrong, or nothing."""
         node = pb.Node()
         node.CopyFrom(self._node)
-        node.models.extend(describe_models(self._registry))
+        node.models.extend(describe_models(self._models))
         request = pb.RegisterNodeRequest(node=node, request_id=self._request_id)
         reply = self._link.call(_SERVICE + "RegisterNode", request.SerializeToString(), _CALL_S)
         if reply.code != _OK:
@@ -116,10 +113,10 @@ class Registration:
         ended = threading.Event()
         reader = threading.Thread(target=self._read, args=(stream, ended), name="orders", daemon=True)
         reader.start()
-        models = describe_models(self._registry)
+        models = describe_models(self._models)
         alive = stream.write(header.SerializeToString())
         while alive and not ended.wait(self._period_s) and not self._stopping.is_set():
-            now = describe_models(self._registry)
+            now = describe_models(self._models)
             if now != models:
                 models = now
                 alive = stream.write(pb.ReportLoadRequest(models=pb.NodeModels(models=models)).SerializeToString())

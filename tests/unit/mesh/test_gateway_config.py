@@ -18,7 +18,10 @@ from mesh.endpoint import Endpoint, Health, Tier
 from mesh.gateway import (
     Balancer,
     GatewaySite,
+    ModelRoute,
+    Pool,
     Resource,
+    Share,
     bootstrap,
     find_envoy,
     grpc_listener,
@@ -32,10 +35,15 @@ _GOLDEN = Path(__file__).with_name("gateway.golden.json")
 _LISTEN = Address("127.0.0.1", 50051)
 _SITE = GatewaySite("gateway", _LISTEN, Address("127.0.0.1", 18000), "hall-2")
 _ENDPOINTS = (
-    Endpoint("edge-1", Tier.EDGE, Address("127.0.0.1", 9001)),
+    Endpoint("edge-1", Tier.EDGE, Address("127.0.0.1", 9001), serves=("detector", "detector:1", "detector@1")),
     Endpoint("edge-2", Tier.EDGE, Address("127.0.0.1", 9002), Health.DRAINING),
     Endpoint("edge-3", Tier.EDGE, Address("127.0.0.1", 9004), Health.SILENT),
     Endpoint("cloud-1", Tier.CLOUD, Address("127.0.0.1", 9003)),
+)
+_MODELS = (
+    ModelRoute("detector", Pool.NODES, (1, 2), {"canary": 2, "stable": 1}, (Share(1, 95.0), Share(2, 5.0))),
+    ModelRoute("hears", Pool.SEQUENCES, (1,)),
+    ModelRoute("tracks", Pool.AGENTS, (3,), {"stable": 3}, (Share(3, 100.0),)),
 )
 _WEIGHTS = {"edge-1": 900_000, "edge-2": 1, "edge-3": 1, "cloud-1": 100_000}
 
@@ -45,9 +53,9 @@ def build_all() -> Resource:
     assignment = build_assignment("nodes", _ENDPOINTS, _WEIGHTS)
     return {
         "bootstrap": bootstrap(_SITE),
-        "cluster": nodes_cluster(),
+        "clusters": [nodes_cluster(pool=pool) for pool in Pool],
         "listener": grpc_listener(_LISTEN),
-        "routes": route_configuration("nodes"),
+        "routes": route_configuration(_MODELS[:1]),
         "assignment": json_format.MessageToDict(assignment, preserving_proto_field_name=True),
     }
 
@@ -59,11 +67,12 @@ def build_static(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
     listener = everything["listener"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    manager["route_config"] = everything["routes"]
-    cluster = nodes_cluster(balancer)
-    del cluster["eds_cluster_config"]
-    cluster |= {"type": "STATIC", "load_assignment": everything["assignment"]}
-    whole["static_resources"]["clusters"].append(cluster)
+    manager["route_config"] = route_configuration(_MODELS)
+    for pool in Pool:
+        cluster = nodes_cluster(balancer, pool)
+        del cluster["eds_cluster_config"]
+        cluster |= {"type": "STATIC", "load_assignment": {**everything["assignment"], "cluster_name": str(pool)}}
+        whole["static_resources"]["clusters"].append(cluster)
     whole["static_resources"]["listeners"] = [listener]
     return whole
 
@@ -103,9 +112,11 @@ def test_envoy_refuses_a_field_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize("balancer", Balancer)
 def test_every_resource_is_a_message(balancer: Balancer) -> None:
     for url, resource in (
-        (CLUSTER, nodes_cluster(balancer)),
+        *((CLUSTER, nodes_cluster(balancer, pool)) for pool in Pool),
         (LISTENER, grpc_listener(_LISTEN)),
-        (ROUTES, route_configuration("nodes")),
+        (ROUTES, route_configuration(_MODELS)),
+        (ROUTES, route_configuration(_MODELS, complete=False)),
+        (ROUTES, route_configuration()),
     ):
         assert parse_resource(url, resource).ByteSize() > 0
 
@@ -120,7 +131,7 @@ def test_the_resources_point_at_the_discovery_stream() -> None:
     cluster = nodes_cluster()
     assert (cluster["type"], cluster["eds_cluster_config"]) == ("EDS", {"eds_config": ads})
     manager = grpc_listener(_LISTEN)["filter_chains"][0]["filters"][0]
-    name = route_configuration(cluster["name"])["name"]
+    name = route_configuration()["name"]
     assert manager["typed_config"]["rds"] == {"route_config_name": name, "config_source": ads}
 
 

@@ -22,7 +22,16 @@ from mesh import gateway
 from mesh.certs import CertStore, Identity, Role
 from mesh.control.messages import CLUSTER
 from mesh.control.resources import build_frame
-from mesh.gateway import Balancer, GatewaySite, Resource, find_envoy, grpc_listener, nodes_cluster, route_configuration
+from mesh.gateway import (
+    Balancer,
+    GatewaySite,
+    ModelRoute,
+    Resource,
+    find_envoy,
+    grpc_listener,
+    nodes_cluster,
+    route_configuration,
+)
 from mesh.gateway.security import (
     Rate,
     RemoteKeys,
@@ -118,7 +127,7 @@ def bootstrap(plan: SecurityPlan) -> Resource:
     listener = secure_listener(grpc_listener(Address("127.0.0.1", 0)), plan)
     config = listener["filter_chains"][0]["filters"][0]["typed_config"]
     config.pop("rds")
-    config["route_config"] = route_configuration("nodes")
+    config["route_config"] = route_configuration([ModelRoute("detector", versions=(1,))])
     nodes = secure_nodes(nodes_cluster(), plan)
     nodes.pop("eds_cluster_config")
     nodes.update(type="STATIC", load_assignment={"cluster_name": nodes["name"]})
@@ -179,7 +188,7 @@ def find_filter(name: str) -> Any:
 def test_filters_come_in_the_order_that_makes_them_safe() -> None:
     names = [one["name"] for one in build(_REMOTE)["connection_manager"]["http_filters"]]
     short = [name.removeprefix("envoy.filters.http.") for name in names]
-    assert short == ["lua", "jwt_authn", "rbac", "local_ratelimit", "ratelimit", "router"]
+    assert short == ["lua", "jwt_authn", "rbac", "local_ratelimit", "ratelimit", *["match_delegate"] * 2, "router"]
 
 
 def test_every_method_that_is_opened_exists() -> None:
@@ -225,7 +234,13 @@ def test_refusals_carry_their_reason_and_when_to_come_back() -> None:
         assert status.code == int(headers["grpc-status"])
         has_retry = any(detail.Unpack(retry) for detail in status.details)
         reasons[info.reason] = (status.code, has_retry)
-    assert reasons == {"TOKEN_REFUSED": (16, False), "NOT_ALLOWED": (7, False), "TENANT_OVER_RATE": (8, True)}
+    assert reasons == {
+        "TOKEN_REFUSED": (16, False),
+        "NOT_ALLOWED": (7, False),
+        "TENANT_OVER_RATE": (8, True),
+        "MODEL_NOT_FOUND": (5, False),
+        "NO_NODE": (14, True),
+    }
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ _ALLOWED = {
     "/starling.mesh.v1.NodeService/DrainNode": {"admin"},
     "/starling.mesh.v1.NodeService/ListNodes": {"admin"},
     "/starling.mesh.v1.ControlService/GetMesh": {"admin"},
+    "/starling.mesh.v1.ControlService/SetModelRoute": {"admin"},
+    "/starling.mesh.v1.ControlService/DeleteModelRoute": {"admin"},
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {"admin"},
     "/grpc.health.v1.Health/Check": {"admin", "agent", "control", "gateway", "node"},
     "/starling.mesh.v1.NodeService/SomethingNew": {"admin"},

@@ -118,9 +118,9 @@ async def test_our_own_pause_is_nobodys_silence() -> None:
 
 async def test_endpoints_are_held_only_while_we_are_new() -> None:
     world = World()
-    assert world.controller.holds_endpoints()
+    assert world.controller.is_new()
     world.now_s += SETTLE_S
-    assert not world.controller.holds_endpoints()
+    assert not world.controller.is_new()
 
 
 class Conversation:
@@ -128,7 +128,7 @@ class Conversation:
 
     def __init__(self, world: World) -> None:
         self._said: asyncio.Queue[Any] = asyncio.Queue()
-        service = AggregatedDiscovery(world.controller.gateways, world.controller.holds_endpoints)
+        service = AggregatedDiscovery(world.controller.gateways, world.controller.is_new)
         self.heard = service.DeltaAggregatedResources(self._requests(), None)
 
     def say(self, **fields: Any) -> None:

@@ -103,11 +103,11 @@ class TestDelta:
     def test_endpoints_that_were_brought_along_can_be_held(self) -> None:
         stream = DeltaStream()
         stream.receive(delta(ENDPOINTS, "nodes", nodes="from before"))
-        assert sent(stream.respond(build(), hold_endpoints=True)) == []
+        assert sent(stream.respond(build(), hold=True)) == []
         assert sent(stream.respond(build())) == [(ENDPOINTS, ["nodes"])]
 
     def test_a_new_gateway_is_never_held(self) -> None:
-        assert sent(subscribed().respond(build(), hold_endpoints=True))[-1] == (ENDPOINTS, ["nodes"])
+        assert sent(subscribed().respond(build(), hold=True))[-1] == (ENDPOINTS, ["nodes"])
 
     def test_a_refusal_is_told_and_not_answered_with_the_same_again(self) -> None:
         stream = subscribed()
@@ -201,7 +201,7 @@ class TestWorld:
     def test_endpoints_that_were_brought_along_can_be_held(self, hold: bool) -> None:
         stream = WorldStream()
         stream.receive(world(ENDPOINTS, "nodes", version="from before"))
-        assert bool(list(stream.respond(build(), hold_endpoints=hold))) is not hold
+        assert bool(list(stream.respond(build(), hold=hold))) is not hold
 
 
 def test_equal_contents_have_equal_versions_in_any_order() -> None:

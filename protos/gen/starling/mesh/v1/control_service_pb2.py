@@ -27,27 +27,39 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from starling.mesh.v1 import node_service_pb2 as starling_dot_mesh_dot_v1_dot_node__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&starling/mesh/v1/control_service.proto\x12\x10starling.mesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#starling/mesh/v1/node_service.proto\"\x10\n\x0eGetMeshRequest\"\xd6\x01\n\x0fGetMeshResponse\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.starling.mesh.v1.Node\x12+\n\x08gateways\x18\x02 \x03(\x0b\x32\x19.starling.mesh.v1.Gateway\x12/\n\nviewpoints\x18\x03 \x03(\x0b\x32\x1b.starling.mesh.v1.Viewpoint\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61larms\x18\x05 \x03(\t\"\xca\x01\n\x07Gateway\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tviewpoint\x18\x02 \x01(\t\x12\x16\n\x0elisten_address\x18\x03 \x01(\t\x12\x14\n\x0cpushed_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x05 \x01(\x03\x12+\n\x08\x61\x63k_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08refusals\x18\x07 \x03(\x0b\x32\x19.starling.mesh.v1.Refusal\"1\n\x07Refusal\x12\x15\n\rresource_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"y\n\tViewpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07weights\x18\x02 \x03(\x0b\x32\x1c.starling.mesh.v1.NodeWeight\x12/\n\x0b\x63hange_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x02\n\nNodeWeight\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.starling.mesh.v1.NodeHealth\x12\r\n\x05share\x18\x03 \x01(\x01\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p50\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x11\n\tin_flight\x18\x08 \x01(\x01\x12\x15\n\rrefused_ratio\x18\t \x01(\x01\x12\x14\n\x0c\x66\x61iled_ratio\x18\n \x01(\x01\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12/\n\x0b\x63hange_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*t\n\nNodeHealth\x12\x1b\n\x17NODE_HEALTH_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_HEALTH_SERVING\x10\x01\x12\x18\n\x14NODE_HEALTH_DRAINING\x10\x02\x12\x16\n\x12NODE_HEALTH_SILENT\x10\x03\x32`\n\x0e\x43ontrolService\x12N\n\x07GetMesh\x12 .starling.mesh.v1.GetMeshRequest\x1a!.starling.mesh.v1.GetMeshResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&starling/mesh/v1/control_service.proto\x12\x10starling.mesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#starling/mesh/v1/node_service.proto\"P\n\nModelRoute\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12.\n\x06labels\x18\x02 \x03(\x0b\x32\x1e.starling.mesh.v1.VersionLabel\">\n\x0cVersionLabel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07percent\x18\x03 \x01(\x01\"C\n\x14SetModelRouteRequest\x12+\n\x05route\x18\x01 \x01(\x0b\x32\x1c.starling.mesh.v1.ModelRoute\"%\n\x15SetModelRouteResponse\x12\x0c\n\x04kept\x18\x01 \x01(\x08\"-\n\x17\x44\x65leteModelRouteRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteModelRouteResponse\"\x10\n\x0eGetMeshRequest\"\x84\x02\n\x0fGetMeshResponse\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.starling.mesh.v1.Node\x12+\n\x08gateways\x18\x02 \x03(\x0b\x32\x19.starling.mesh.v1.Gateway\x12/\n\nviewpoints\x18\x03 \x03(\x0b\x32\x1b.starling.mesh.v1.Viewpoint\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61larms\x18\x05 \x03(\t\x12,\n\x06routes\x18\x06 \x03(\x0b\x32\x1c.starling.mesh.v1.ModelRoute\"\xca\x01\n\x07Gateway\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tviewpoint\x18\x02 \x01(\t\x12\x16\n\x0elisten_address\x18\x03 \x01(\t\x12\x14\n\x0cpushed_count\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x05 \x01(\x03\x12+\n\x08\x61\x63k_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08refusals\x18\x07 \x03(\x0b\x32\x19.starling.mesh.v1.Refusal\"1\n\x07Refusal\x12\x15\n\rresource_type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"y\n\tViewpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x07weights\x18\x02 \x03(\x0b\x32\x1c.starling.mesh.v1.NodeWeight\x12/\n\x0b\x63hange_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x02\n\nNodeWeight\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x06health\x18\x02 \x01(\x0e\x32\x1c.starling.mesh.v1.NodeHealth\x12\r\n\x05share\x18\x03 \x01(\x01\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p50\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x11\n\tin_flight\x18\x08 \x01(\x01\x12\x15\n\rrefused_ratio\x18\t \x01(\x01\x12\x14\n\x0c\x66\x61iled_ratio\x18\n \x01(\x01\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12/\n\x0b\x63hange_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*t\n\nNodeHealth\x12\x1b\n\x17NODE_HEALTH_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_HEALTH_SERVING\x10\x01\x12\x18\n\x14NODE_HEALTH_DRAINING\x10\x02\x12\x16\n\x12NODE_HEALTH_SILENT\x10\x03\x32\xad\x02\n\x0e\x43ontrolService\x12N\n\x07GetMesh\x12 .starling.mesh.v1.GetMeshRequest\x1a!.starling.mesh.v1.GetMeshResponse\x12`\n\rSetModelRoute\x12&.starling.mesh.v1.SetModelRouteRequest\x1a\'.starling.mesh.v1.SetModelRouteResponse\x12i\n\x10\x44\x65leteModelRoute\x12).starling.mesh.v1.DeleteModelRouteRequest\x1a*.starling.mesh.v1.DeleteModelRouteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'starling.mesh.v1.control_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODEHEALTH']._serialized_start=1133
-  _globals['_NODEHEALTH']._serialized_end=1249
-  _globals['_GETMESHREQUEST']._serialized_start=162
-  _globals['_GETMESHREQUEST']._serialized_end=178
-  _globals['_GETMESHRESPONSE']._serialized_start=181
-  _globals['_GETMESHRESPONSE']._serialized_end=395
-  _globals['_GATEWAY']._serialized_start=398
-  _globals['_GATEWAY']._serialized_end=600
-  _globals['_REFUSAL']._serialized_start=602
-  _globals['_REFUSAL']._serialized_end=651
-  _globals['_VIEWPOINT']._serialized_start=653
-  _globals['_VIEWPOINT']._serialized_end=774
-  _globals['_NODEWEIGHT']._serialized_start=777
-  _globals['_NODEWEIGHT']._serialized_end=1131
-  _globals['_CONTROLSERVICE']._serialized_start=1251
-  _globals['_CONTROLSERVICE']._serialized_end=1347
+  _globals['_NODEHEALTH']._serialized_start=1508
+  _globals['_NODEHEALTH']._serialized_end=1624
+  _globals['_MODELROUTE']._serialized_start=162
+  _globals['_MODELROUTE']._serialized_end=242
+  _globals['_VERSIONLABEL']._serialized_start=244
+  _globals['_VERSIONLABEL']._serialized_end=306
+  _globals['_SETMODELROUTEREQUEST']._serialized_start=308
+  _globals['_SETMODELROUTEREQUEST']._serialized_end=375
+  _globals['_SETMODELROUTERESPONSE']._serialized_start=377
+  _globals['_SETMODELROUTERESPONSE']._serialized_end=414
+  _globals['_DELETEMODELROUTEREQUEST']._serialized_start=416
+  _globals['_DELETEMODELROUTEREQUEST']._serialized_end=461
+  _globals['_DELETEMODELROUTERESPONSE']._serialized_start=463
+  _globals['_DELETEMODELROUTERESPONSE']._serialized_end=489
+  _globals['_GETMESHREQUEST']._serialized_start=491
+  _globals['_GETMESHREQUEST']._serialized_end=507
+  _globals['_GETMESHRESPONSE']._serialized_start=510
+  _globals['_GETMESHRESPONSE']._serialized_end=770
+  _globals['_GATEWAY']._serialized_start=773
+  _globals['_GATEWAY']._serialized_end=975
+  _globals['_REFUSAL']._serialized_start=977
+  _globals['_REFUSAL']._serialized_end=1026
+  _globals['_VIEWPOINT']._serialized_start=1028
+  _globals['_VIEWPOINT']._serialized_end=1149
+  _globals['_NODEWEIGHT']._serialized_start=1152
+  _globals['_NODEWEIGHT']._serialized_end=1506
+  _globals['_CONTROLSERVICE']._serialized_start=1627
+  _globals['_CONTROLSERVICE']._serialized_end=1928
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,151 @@ NODE_HEALTH_SILENT: NodeHealth.ValueType  # 3
 Global___NodeHealth: _TypeAlias = NodeHealth  # noqa: Y015
 
 @_typing.final
+class ModelRoute(_message.Message):
+    """What an operator wants of the calls for one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Name as in the repository. Required; no node has to have it yet."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionLabel]:
+        """1 to 16 labels of different names."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        labels: _abc.Iterable[Global___VersionLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRoute: _TypeAlias = ModelRoute  # noqa: Y015
+
+@_typing.final
+class VersionLabel(_message.Message):
+    """A name for a version, such as `stable` or `canary`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name: 1 to 63 bytes, lower-case letters, digits and `-`. A call asks for it with the header `x-model-label`. Required."""
+    version: _builtins.int
+    """Version, >= 1. Required."""
+    percent: _builtins.float
+    """Share of the calls that name neither version nor label, in percent, 0 to 100. Those of a route sum to 100, or all are 0:
+    then any node that has the model gets these calls.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "percent", b"percent", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionLabel: _TypeAlias = VersionLabel  # noqa: Y015
+
+@_typing.final
+class SetModelRouteRequest(_message.Message):
+    """Asks for a route."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def route(self) -> Global___ModelRoute:
+        """The route. Required."""
+
+    def __init__(
+        self,
+        *,
+        route: Global___ModelRoute | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetModelRouteRequest: _TypeAlias = SetModelRouteRequest  # noqa: Y015
+
+@_typing.final
+class SetModelRouteResponse(_message.Message):
+    """The route is set, and on its way to the gateways."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    kept: _builtins.bool
+    """Whether it outlives the control plane: it was started with a file of routes."""
+    def __init__(
+        self,
+        *,
+        kept: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetModelRouteResponse: _TypeAlias = SetModelRouteResponse  # noqa: Y015
+
+@_typing.final
+class DeleteModelRouteRequest(_message.Message):
+    """Asks to take a route away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Name of the model. Required."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteModelRouteRequest: _TypeAlias = DeleteModelRouteRequest  # noqa: Y015
+
+@_typing.final
+class DeleteModelRouteResponse(_message.Message):
+    """The route is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteModelRouteResponse: _TypeAlias = DeleteModelRouteResponse  # noqa: Y015
+
+@_typing.final
 class GetMeshRequest(_message.Message):
     """Asks for the mesh."""
 
@@ -78,6 +223,7 @@ class GetMeshResponse(_message.Message):
     VIEWPOINTS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     ALARMS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_node_service_pb2.Node]:
         """Every known node, by name."""
@@ -98,6 +244,10 @@ class GetMeshResponse(_message.Message):
     def alarms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What a person should look at, one sentence each; empty means all is well."""
 
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelRoute]:
+        """What operators want of the calls for models, by name."""
+
     def __init__(
         self,
         *,
@@ -106,10 +256,11 @@ class GetMeshResponse(_message.Message):
         viewpoints: _abc.Iterable[Global___Viewpoint] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         alarms: _abc.Iterable[_builtins.str] | None = ...,
+        routes: _abc.Iterable[Global___ModelRoute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "gateways", b"gateways", "nodes", b"nodes", "start_time", b"start_time", "viewpoints", b"viewpoints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "gateways", b"gateways", "nodes", b"nodes", "routes", b"routes", "start_time", b"start_time", "viewpoints", b"viewpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ControlServiceStub:
-    """Shows the mesh as the control plane sees it; changes nothing.
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
     """
 
     def __init__(self, channel):
@@ -40,14 +43,41 @@ class ControlServiceStub:
                 request_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshRequest.SerializeToString,
                 response_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshResponse.FromString,
                 _registered_method=True)
+        self.SetModelRoute = channel.unary_unary(
+                '/starling.mesh.v1.ControlService/SetModelRoute',
+                request_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteRequest.SerializeToString,
+                response_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelRoute = channel.unary_unary(
+                '/starling.mesh.v1.ControlService/DeleteModelRoute',
+                request_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteRequest.SerializeToString,
+                response_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
-    """Shows the mesh as the control plane sees it; changes nothing.
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
     """
 
     def GetMesh(self, request, context):
         """Returns the nodes, the connected gateways, and the weights seen from each viewpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetModelRoute(self, request, context):
+        """Gives the versions of a model labels and shares of its calls, in place of those it had.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelRoute(self, request, context):
+        """Takes them away; calls that name no version reach any node that has the model again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +91,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshRequest.FromString,
                     response_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshResponse.SerializeToString,
             ),
+            'SetModelRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetModelRoute,
+                    request_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteRequest.FromString,
+                    response_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteResponse.SerializeToString,
+            ),
+            'DeleteModelRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelRoute,
+                    request_deserializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteRequest.FromString,
+                    response_serializer=starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'starling.mesh.v1.ControlService', rpc_method_handlers)
@@ -70,7 +110,10 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService:
-    """Shows the mesh as the control plane sees it; changes nothing.
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
     """
 
     @staticmethod
@@ -90,6 +133,60 @@ class ControlService:
             '/starling.mesh.v1.ControlService/GetMesh',
             starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshRequest.SerializeToString,
             starling_dot_mesh_dot_v1_dot_control__service__pb2.GetMeshResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetModelRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/starling.mesh.v1.ControlService/SetModelRoute',
+            starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteRequest.SerializeToString,
+            starling_dot_mesh_dot_v1_dot_control__service__pb2.SetModelRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/starling.mesh.v1.ControlService/DeleteModelRoute',
+            starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteRequest.SerializeToString,
+            starling_dot_mesh_dot_v1_dot_control__service__pb2.DeleteModelRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

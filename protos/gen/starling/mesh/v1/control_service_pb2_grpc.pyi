@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlServiceStub:
-    """Shows the mesh as the control plane sees it; changes nothing."""
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +39,33 @@ class ControlServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     GetMesh: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetMeshRequest, _control_service_pb2.GetMeshResponse]
     """Returns the nodes, the connected gateways, and the weights seen from each viewpoint."""
+    SetModelRoute: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SetModelRouteRequest, _control_service_pb2.SetModelRouteResponse]
+    """Gives the versions of a model labels and shares of its calls, in place of those it had."""
+    DeleteModelRoute: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.DeleteModelRouteRequest, _control_service_pb2.DeleteModelRouteResponse]
+    """Takes them away; calls that name no version reach any node that has the model again."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
-    """Shows the mesh as the control plane sees it; changes nothing."""
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMesh: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetMeshRequest, _control_service_pb2.GetMeshResponse]  # type: ignore[assignment]
     """Returns the nodes, the connected gateways, and the weights seen from each viewpoint."""
+    SetModelRoute: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SetModelRouteRequest, _control_service_pb2.SetModelRouteResponse]  # type: ignore[assignment]
+    """Gives the versions of a model labels and shares of its calls, in place of those it had."""
+    DeleteModelRoute: _aio.UnaryUnaryMultiCallable[_control_service_pb2.DeleteModelRouteRequest, _control_service_pb2.DeleteModelRouteResponse]  # type: ignore[assignment]
+    """Takes them away; calls that name no version reach any node that has the model again."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows the mesh as the control plane sees it; changes nothing."""
+    """Shows the mesh as the control plane sees it, and takes what an operator decides.
+
+    Errors: `INVALID_INPUT` (INVALID_ARGUMENT), `ROUTE_NOT_FOUND` (NOT_FOUND), `ROUTES_NOT_WRITTEN` (FAILED_PRECONDITION: the
+    file of the routes cannot be written; nothing has changed).
+    """
 
     @_abc_1.abstractmethod
     def GetMesh(
@@ -54,5 +74,21 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.GetMeshResponse, _abc.Awaitable[_control_service_pb2.GetMeshResponse]]:
         """Returns the nodes, the connected gateways, and the weights seen from each viewpoint."""
+
+    @_abc_1.abstractmethod
+    def SetModelRoute(
+        self,
+        request: _control_service_pb2.SetModelRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.SetModelRouteResponse, _abc.Awaitable[_control_service_pb2.SetModelRouteResponse]]:
+        """Gives the versions of a model labels and shares of its calls, in place of those it had."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelRoute(
+        self,
+        request: _control_service_pb2.DeleteModelRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.DeleteModelRouteResponse, _abc.Awaitable[_control_service_pb2.DeleteModelRouteResponse]]:
+        """Takes them away; calls that name no version reach any node that has the model again."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

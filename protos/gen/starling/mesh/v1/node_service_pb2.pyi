@@ -77,6 +77,32 @@ NODE_STATE_LOST: NodeState.ValueType  # 4
 """Its lease ran out; forgotten after an hour."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
+class _Affinity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AffinityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Affinity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AFFINITY_UNSPECIFIED: _Affinity.ValueType  # 0
+    """They need not."""
+    AFFINITY_AGENT: _Affinity.ValueType  # 1
+    """They should, unless that node is much busier than others: it keeps the agent's frames or answers."""
+    AFFINITY_SEQUENCE: _Affinity.ValueType  # 2
+    """They have to: it keeps the state of the agent's sequences."""
+
+class Affinity(_Affinity, metaclass=_AffinityEnumTypeWrapper):
+    """Whether the calls of one agent should reach the same node. Agents are told apart by the header `x-agent-id`, or by their
+    address without it.
+    """
+
+AFFINITY_UNSPECIFIED: Affinity.ValueType  # 0
+"""They need not."""
+AFFINITY_AGENT: Affinity.ValueType  # 1
+"""They should, unless that node is much busier than others: it keeps the agent's frames or answers."""
+AFFINITY_SEQUENCE: Affinity.ValueType  # 2
+"""They have to: it keeps the state of the agent's sequences."""
+Global___Affinity: _TypeAlias = Affinity  # noqa: Y015
+
 @_typing.final
 class Node(_message.Message):
     """One machine that answers requests."""
@@ -232,6 +258,7 @@ class NodeModel(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LOAD_TIME_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as in the repository. Required."""
     version: _builtins.int
@@ -240,6 +267,8 @@ class NodeModel(_message.Message):
     """Whether it answers requests now."""
     memory_bytes: _builtins.int
     """Memory it takes while loaded, in bytes; 0 means not measured."""
+    affinity: Global___Affinity.ValueType
+    """Whether the calls of one agent should reach the same node."""
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
         """Time to load and warm up as measured here; absent means never measured."""
@@ -252,10 +281,11 @@ class NodeModel(_message.Message):
         ready: _builtins.bool = ...,
         memory_bytes: _builtins.int = ...,
         load_time: _duration_pb2.Duration | None = ...,
+        affinity: Global___Affinity.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_time", b"load_time", "memory_bytes", b"memory_bytes", "name", b"name", "ready", b"ready", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "load_time", b"load_time", "memory_bytes", b"memory_bytes", "name", b"name", "ready", b"ready", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
