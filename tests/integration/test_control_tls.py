@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -28,11 +27,10 @@ from starling.mesh.v1 import control_service_pb2, control_service_pb2_grpc
 from starling.mesh.v1 import node_service_pb2 as nodes_pb
 from starling.mesh.v1 import node_service_pb2_grpc as nodes_grpc
 
-from mesh.certs import LOCAL_HOSTS, Authority, CertStore, Identity, Role, Scope
+from mesh.certs import LOCAL_HOSTS, Authority, CertStore, Identity, Role
 from mesh.child import Child
-from mesh.local_mesh import LocalMesh, MeshPlan, control_program, start_mesh
+from mesh.local_mesh import control_program
 from mesh.supervisor import Supervisor
-from services.client import AsyncClient, Tls
 from services.host import Address
 from services.predict._dataplane import Link, LinkTls
 from tests.support.node import RunningNode, node_flags, wait_until
@@ -357,57 +355,3 @@ async def test_a_node_with_the_certificate_of_another_is_not_registered_and_says
             seen = await see(admin)
     assert list(seen.nodes) == []
     assert any(words in alarm for alarm in seen.alarms)
-
-
-@asynccontextmanager
-async def whole_mesh(folder: Path, repository: Path) -> AsyncIterator[tuple[LocalMesh, Supervisor]]:
-    """Runs real nodes, gateway and control plane with certificates on every connection."""
-    plan = MeshPlan(_ANY, repository, ("echo",), 2, 0, 0, folder / "run", certs=folder / "certs")
-    async with Supervisor() as supervisor:
-        yield await start_mesh(supervisor, plan), supervisor
-
-
-async def test_renewed_certificates_under_load_lose_neither_node_nor_request(tmp_path: Path, repository: Path) -> None:
-    failed: list[BaseException] = []
-    async with whole_mesh(tmp_path, repository) as (mesh, supervisor):
-        assert mesh.security is not None
-        store = mesh.security.store
-        token = store.sign_token(
-            subject="t", tenant="t", scopes=[Scope.INFER], now=datetime.now(UTC), lifetime=timedelta(hours=1)
-        )
-        agent = store.folder(Identity(Role.AGENT, "agent"))
-        tls = Tls(ca=agent / "ca.crt", cert=agent / "tls.crt", key=agent / "tls.key", token=lambda: token)
-
-        async def press(client: AsyncClient) -> None:
-            while True:
-                try:
-                    await client.predict("echo", {"x0": np.zeros((1, 64), np.float32)}, deadline_s=10)
-                except Exception as error:
-                    failed.append(error)
-                await asyncio.sleep(0.02)
-
-        async with AsyncClient(str(mesh.gateway), tls=tls) as client:
-            pressing = asyncio.create_task(press(client))
-            control = mesh.control_child
-            for _ in range(2):
-                # Everybody connects anew, with a certificate that it did not start with.
-                await asyncio.to_thread(store.rotate, datetime.now(UTC))
-                await control.kill()
-                (control,) = await supervisor.start([mesh.control_again])
-                await wait_for_mesh(mesh.control, store)
-            pressing.cancel()
-        assert failed == []
-
-
-async def wait_for_mesh(address: Address, store: CertStore) -> None:
-    """Waits until two nodes and a gateway are known, without an alarm."""
-    async with asyncio.timeout(60):
-        while True:
-            async with connect(address, store, _ADMIN) as channel:
-                try:
-                    seen = await see_once(channel)
-                except grpc.aio.AioRpcError:
-                    seen = None
-            if seen is not None and len(seen.nodes) == 2 and len(seen.gateways) == 1 and not seen.alarms:
-                return
-            await asyncio.sleep(0.1)
