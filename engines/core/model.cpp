@@ -264,7 +264,6 @@ Admission Model::offer(Request& request, TimePoint now) {
   scheduler_.set_slots(static_cast<int>(std::max<std::int64_t>(1, usable)));
   auto admission = scheduler_.offer(request, now, busy);
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
-  if (admission.refusal.ok()) call_worker();
   return admission;
 }
 
@@ -348,11 +347,16 @@ void Model::submit(Request& request) {
     }
     return refuse(request, std::move(status));
   }
+  bool wakes = false;
   {
     const std::lock_guard lock(mutex_);
-    if (enter_sequence(request, now, status)) admission = admit(request, now, slot, status);
+    if (enter_sequence(request, now, status)) {
+      admission = admit(request, now, slot, status);
+      wakes = slot < 0 && calls_worker();
+    }
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
+  if (wakes) ready_.notify_one();  // a system call, and not under the lock that who wakes takes first
   if (admission.superseded != nullptr) supersede(*admission.superseded);
   if (auto* displaced = admission.displaced) refuse(*displaced, explain_to(*displaced, admission.displacement));
   if (!status.ok()) return refuse(request, std::move(status));
@@ -375,11 +379,16 @@ void Model::cancel(Request& request) {
 // With mutex_ held: wakes a worker if there is something for it that none of them will see in time: a free slot for
 // what waits, or a deadline before the first of them wakes up anyway. One that was called looks at everything.
 void Model::call_worker() {
-  if (called_ || scheduler_.empty()) return;
+  if (calls_worker()) ready_.notify_one();
+}
+
+// With mutex_ held: true when a worker is to be woken, which is then the caller's to do.
+bool Model::calls_worker() {
+  if (called_ || scheduler_.empty()) return false;
   const auto first = *std::min_element(sleeping_.begin(), sleeping_.end());
-  if (!has_slot() && scheduler_.next_deadline() >= first) return;
+  if (!has_slot() && scheduler_.next_deadline() >= first) return false;
   called_ = true;
-  ready_.notify_one();
+  return true;
 }
 
 // Every worker does whatever is next: answer what is not worth computing, run a batch, or sleep until one of

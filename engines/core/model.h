@@ -92,6 +92,7 @@ class Model {
   bool has_slot() const noexcept;
   int take_slot(std::size_t bucket, TimePoint now);
   void call_worker();
+  bool calls_worker();
   Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
   Status explain_to(const Request& request, const Refusal& refusal) const;
   Admission offer(Request& request, TimePoint now);

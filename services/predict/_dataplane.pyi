@@ -54,7 +54,7 @@ class Server:
     Serves PredictService natively and hands other methods to next_call(). Thread-safe.
     """
 
-    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, shared_memory_bytes_max: int = 1073741824, triton_statuses: bool = False, tls: Tls | None = None) -> None:
+    def __init__(self, models: engines._core.ModelRegistry, *, name: str, address: str, methods: Mapping[str, bool], message_bytes_max: int = 67108864, streams_max: int = 1024, shared_memory_bytes_max: int = 1073741824, triton_statuses: bool = False, load_reports: bool = False, tls: Tls | None = None) -> None:
         """
         methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.
         """

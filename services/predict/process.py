@@ -73,6 +73,7 @@ class NodeProcess:
             tls=self._tls,
             shared_memory_bytes_max=settings.shared_memory_mib_max << 20,
             triton_statuses=settings.triton_statuses,
+            load_reports=settings.load_reports,
         )
         memory.attach(self._server)
         self._control = ControlLoop(self._server, methods)

@@ -103,6 +103,9 @@ class NodeSettings:
     autopilot_log_mib_max: int = setting(
         64, help="size in MiB at which the log becomes FILE.1 and begins anew", check=between(1, 1 << 20)
     )
+    load_reports: bool = setting(
+        False, help="say in the trailers of answers how busy the node is (ORCA), for callers that weigh nodes by it"
+    )
     triton_statuses: bool = setting(
         False, help="answer Open Inference requests with Triton's status codes instead of our own"
     )

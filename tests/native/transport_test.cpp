@@ -63,6 +63,7 @@ class EchoCall final : public Call {
     ++seen_.messages;
     auto text = text_of(message);
     if (text == "refuse") return finish({8, "not now: 100 %\n", std::string("\0\x01\xff", 3)});
+    if (text == "load") return finish(writer_of(text), {0, {}, {}, std::make_shared<const std::string>("busy")});
     if (!elsewhere_) return finish(writer_of(text));
     thread_ = std::thread([this, text = std::move(text)] { finish(writer_of(text)); });
   }
@@ -333,6 +334,15 @@ TEST_F(Transport, ARefusalHasItsTextAndDetails) {
   EXPECT_EQ(reply.headers.at("grpc-message"), "not now: 100 %25%0A");
   EXPECT_EQ(reply.headers.at("grpc-status-details-bin"), "AAH/");
   EXPECT_TRUE(reply.body.empty());
+}
+
+TEST_F(Transport, AnAnswerMaySayHowBusyItsServerIs) {
+  start();
+  Caller caller(server->port());
+  const auto& loaded = caller.finish(caller.start("/echo/here", framed("load")));
+  EXPECT_EQ(loaded.headers.at("endpoint-load-metrics-bin"), "YnVzeQ");
+  EXPECT_EQ(loaded.headers.at("grpc-status"), "0");
+  EXPECT_FALSE(caller.finish(caller.start("/echo/here", framed("x"))).headers.contains("endpoint-load-metrics-bin"));
 }
 
 TEST_F(Transport, LargeMessagesCrossWindowsBothWays) {

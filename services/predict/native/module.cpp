@@ -79,15 +79,15 @@ NB_MODULE(_dataplane, m) {
           "__init__",
           [](Server* self, std::shared_ptr<ModelRegistry> models, std::string name, std::string address,
              std::map<std::string, bool> methods, int message_bytes_max, int streams_max,
-             std::uint64_t shared_memory_bytes_max, bool triton_statuses, std::shared_ptr<Tls> tls) {
+             std::uint64_t shared_memory_bytes_max, bool triton_statuses, bool load_reports, std::shared_ptr<Tls> tls) {
             const nb::gil_scoped_release released;
-            new (self)
-                Server(std::move(models), {std::move(name), std::move(address), std::move(methods), message_bytes_max,
-                                           streams_max, shared_memory_bytes_max, triton_statuses, std::move(tls)});
+            new (self) Server(std::move(models),
+                              {std::move(name), std::move(address), std::move(methods), message_bytes_max, streams_max,
+                               shared_memory_bytes_max, triton_statuses, load_reports, std::move(tls)});
           },
           "models"_a, nb::kw_only(), "name"_a, "address"_a, "methods"_a, "message_bytes_max"_a = 64 << 20,
           "streams_max"_a = 1024, "shared_memory_bytes_max"_a = std::uint64_t{1} << 30, "triton_statuses"_a = false,
-          "tls"_a = nb::none(),
+          "load_reports"_a = false, "tls"_a = nb::none(),
           "methods: full name -> whether it streams. Raises InvalidConfig when the address can not be bound.")
       .def_prop_ro("port", &Server::port, "The bound port.")
       .def("set_serving", &Server::set_serving, "serving"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -5,12 +5,14 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
 
 #include "frame_cache.h"
 #include "model_registry.h"
+#include "orca.h"
 #include "request_view.h"
 #include "response_cache.h"
 #include "shared_memory.h"
@@ -38,6 +40,11 @@ class Node {
         tensor_bytes_max_(tensor_bytes_max) {
     models_->watch(caches_);
   }
+
+  // Makes answers say how busy the node is. Before it serves.
+  void report_load();
+  // For the trailers of an answer; null unless report_load() was called.
+  std::shared_ptr<const std::string> load_report() { return orca_ ? orca_->report(Clock::now()) : nullptr; }
 
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
@@ -95,6 +102,7 @@ class Node {
   std::string name_;
   const std::shared_ptr<AnswerCaches> caches_ = std::make_shared<AnswerCaches>();
   SharedMemory regions_;
+  std::optional<OrcaMeter> orca_;
   const std::uint64_t tensor_bytes_max_;
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};

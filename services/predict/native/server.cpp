@@ -42,6 +42,7 @@ Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& optio
       infer_codec_(options.triton_statuses ? InferCodec::Statuses::kTriton : InferCodec::Statuses::kOwn),
       tls_(options.tls) {
   tune_allocator();
+  if (options.load_reports) node_.report_load();
   transport::GrpcServerOptions transport;
   transport.address = options.address;
   transport.connection.message_bytes_max = static_cast<std::uint64_t>(options.message_bytes_max);

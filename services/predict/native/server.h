@@ -23,6 +23,7 @@ struct ServerOptions {
   int streams_max = 1024;                                          // concurrent calls of one connection
   std::uint64_t shared_memory_bytes_max = std::uint64_t{1} << 30;  // of all regions together; 0: none
   bool triton_statuses = false;         // of the Open Inference Protocol: Triton's status codes instead of ours
+  bool load_reports = false;            // in the trailers of answers, as ORCA has them
   std::shared_ptr<transport::Tls> tls;  // null: plain text
 };
 

@@ -25,10 +25,16 @@ void UnaryCall::on_message(transport::Message&& message) {
   start(std::move(parsed), std::move(request), std::move(tenant_));
 }
 
-void UnaryCall::deliver(const Answer& answer) noexcept { finish(codec_.encode(answer, view())); }
+void UnaryCall::deliver(const Answer& answer) noexcept {
+  transport::Ending ending;
+  ending.load = node_.load_report();
+  finish(codec_.encode(answer, view()), std::move(ending));
+}
 
 void UnaryCall::refuse(const Status& status) noexcept {
-  finish(to_ending(status, codec_.code(status.reason), view().request_id));
+  auto ending = to_ending(status, codec_.code(status.reason), view().request_id);
+  ending.load = node_.load_report();
+  finish(std::move(ending));
 }
 
 void UnaryCall::on_cancel() {

@@ -26,9 +26,10 @@ struct CallHead {
 
 // How a call ends.
 struct Ending {
-  int code = 0;         // canonical gRPC status code
-  std::string message;  // for people
-  std::string details;  // serialised google.rpc.Status, or empty
+  int code = 0;                                  // canonical gRPC status code
+  std::string message;                           // for people
+  std::string details;                           // serialised google.rpc.Status, or empty
+  std::shared_ptr<const std::string> load = {};  // serialised OrcaLoadReport for whoever weighs servers by it, or null
 };
 
 // One call. Made, told and deleted by its event loop's thread; answers from any thread. Every call ends itself with
@@ -47,7 +48,7 @@ class Call {
   // Sends one message of a stream.
   void send(wire::Writer&& message);
   // Sends the last message, if any, and the end.
-  void finish(wire::Writer&& message);
+  void finish(wire::Writer&& message, Ending&& ending = {});
   void finish(Ending&& ending);
 
  private:

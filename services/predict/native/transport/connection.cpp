@@ -36,7 +36,7 @@ nghttp2_nv pair(std::string_view name, std::string_view value, std::uint8_t flag
 // The texts of trailers for as long as nghttp2 copies them.
 class Trailers {
  public:
-  static constexpr std::size_t kMax = 3;
+  static constexpr std::size_t kMax = 4;
 
   std::size_t write(const Ending& ending, std::span<nghttp2_nv> out) {
     std::size_t count = 0;
@@ -51,6 +51,10 @@ class Trailers {
       details_ = base64_encode(ending.details);
       out[count++] = pair("grpc-status-details-bin", details_, NGHTTP2_NV_FLAG_NO_INDEX);
     }
+    if (ending.load && !ending.load->empty()) {
+      load_ = base64_encode(*ending.load);
+      out[count++] = pair("endpoint-load-metrics-bin", load_, NGHTTP2_NV_FLAG_NO_INDEX);
+    }
     return count;
   }
 
@@ -58,6 +62,7 @@ class Trailers {
   std::string status_;
   std::string message_;
   std::string details_;
+  std::string load_;
 };
 
 Ending too_much() { return {8, "too many bytes of requests are on their way to this node; retry later", {}}; }
