@@ -125,7 +125,10 @@ def _describe(found: ModelVersion | None) -> tuple[str, str, str, str]:
     report: Mapping[str, Any] = manifest.report
     agreement = report.get("agreement", {})
     share = agreement.get("share")
-    shown = f"{share:.1%} of {agreement.get('what', '').partition(' of ')[0]}" if share is not None else ""
+    if share is not None:
+        shown = f"{share:.1%} of {agreement.get('what', '').partition(' of ')[0]}"
+    else:
+        shown = f"cosine {agreement['cosine']:.3f}" if "cosine" in agreement else ""
     return f"{size:.2f} MB", manifest.license, str(report.get("precision", "")), shown
 
 

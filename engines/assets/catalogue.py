@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from engines.assets.classifier import make_efficientnet
 from engines.assets.detector import make_nanodet
-from engines.assets.embedder import make_mobilenet
+from engines.assets.embedder import make_mobilenet, make_mobilenet_int8
 from engines.assets.errors import AssetNotFound, AssetPlanned
 from engines.assets.making import Recipe
 from engines.assets.packages import (
@@ -82,6 +82,13 @@ CATALOGUE: Mapping[str, Asset] = MappingProxyType(
                 "MIT",
                 (MOBILENET_WEIGHTS,),
                 make_mobilenet,
+            ),
+            Asset(
+                "mobilenetv2-int8",
+                "the same embedding in INT8: MobileNetV2 without its classifier",
+                "MIT",
+                (MOBILENET_WEIGHTS, *CALIBRATION_PICTURES),
+                make_mobilenet_int8,
             ),
             Asset(
                 "raptor",

@@ -4,26 +4,22 @@ Source: Tan and Le 2019, EfficientNet-B0, without squeeze-and-excitation and wit
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import cv2
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from engines.agreement import compare_rows
 from engines.assets.checkpoint import read_state_dict
-from engines.assets.errors import QualityTooLow
 from engines.assets.graph import GraphBuilder
 from engines.assets.making import Materials
 from engines.assets.mobile import MobileBuilder, append_picture
-from engines.assets.packages import CALIBRATION_PICTURES, EFFICIENTNET_WEIGHTS, IMAGENET_NAMES, Member
+from engines.assets.packages import EFFICIENTNET_WEIGHTS, IMAGENET_NAMES
+from engines.assets.pictures import CALIBRATION, HELD_OUT, quantize_by_pictures
 from engines.config import DataType, ModelConfig, TensorConfig
-from engines.errors import CorruptModel
-from engines.quantize import Recipe, quantization_report, quantize
+from engines.quantize import Recipe, quantization_report
 from engines.repository import MODEL_NAME, Release
-from engines.runners import RUNTIMES, onnxruntime_runner
 
 VERSION = 1
 CLASSES = 1000
@@ -41,28 +37,8 @@ def make_efficientnet(materials: Materials) -> Release:
         QualityTooLow: INT8 logits differ too much from FP32's.
     """
     exact = build_efficientnet(read_state_dict(materials.contents[EFFICIENTNET_WEIGHTS]))
-    # Every second picture calibrates, the others measure.
-    calibration, held_out = CALIBRATION_PICTURES[::2], CALIBRATION_PICTURES[1::2]
-    with materials.progress.step(f"quantise {materials.asset}", len(calibration)) as report:
-        samples = ({"frame": one} for one in _pictures(materials, calibration))
-        small = quantize(exact, samples, Recipe(keep=frozenset(_first_convolution(exact))), report=report)
-    with materials.progress.step(f"compare {materials.asset} with FP32", len(held_out)) as report:
-        pictures = list(_pictures(materials, held_out))
-        expected, *found = (
-            np.concatenate([run({"frame": one})["logits"] for one in pictures])
-            for run in (onnxruntime_runner(exact), *(build(small) for build in RUNTIMES.values()))
-        )
-        agreement = dict(zip(RUNTIMES, (compare_rows(expected, one) for one in found), strict=True))
-        cosine, same = map(min, zip(*agreement.values(), strict=True))
-        report(len(held_out))
-    if not cosine >= COSINE_BAR:
-        raise QualityTooLow(
-            f"{materials.asset}: the cosine of INT8 and FP32 logits is {cosine:.4f}; expected at least"
-            f" {COSINE_BAR}; it was not published, keep more layers in float",
-            asset=materials.asset,
-            measured=cosine,
-            bar=COSINE_BAR,
-        )
+    recipe = Recipe(keep=frozenset(_first_convolution(exact)))
+    small, agreement = quantize_by_pictures(materials, exact, recipe, output="logits", cosine_bar=COSINE_BAR)
     return Release(
         config=describe(materials.asset),
         version=VERSION,
@@ -72,13 +48,13 @@ def make_efficientnet(materials: Materials) -> Release:
         sources=materials.sources,
         report={
             "precision": "int8",
-            "quantization": quantization_report(exact, small, samples=len(calibration)),
+            "quantization": quantization_report(exact, small, samples=len(CALIBRATION)),
             "agreement": {
                 "what": "best classes of INT8 against FP32, held-out pictures",
-                "pictures": len(held_out),
-                "share": round(same, 4),
-                "cosine": round(cosine, 4),
-                **{runtime: {"cosine": one[0], "share": one[1]} for runtime, one in agreement.items()},
+                "pictures": len(HELD_OUT),
+                "share": round(min(one.share for one in agreement.values()), 4),
+                "cosine": round(min(one.cosine for one in agreement.values()), 4),
+                **{runtime: asdict(one) for runtime, one in agreement.items()},
                 "bar": COSINE_BAR,
             },
         },
@@ -128,12 +104,3 @@ def build_efficientnet(weights: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelPro
 
 def _first_convolution(model: onnx.ModelProto) -> Iterable[str]:
     return [next(node.name for node in model.graph.node if node.op_type == "Conv")]
-
-
-def _pictures(materials: Materials, members: Iterable[Member]) -> Iterable[npt.NDArray[np.uint8]]:
-    for member in members:
-        raw = np.frombuffer(materials.contents[member], np.uint8)
-        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR)
-        if picture is None:
-            raise CorruptModel(f"{member.path}: not a picture that can be decoded; pull it again")
-        yield np.asarray(picture, np.uint8)[None]

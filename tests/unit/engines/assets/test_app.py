@@ -32,6 +32,16 @@ def test_list_shows_what_matters(
         assert part in shown
 
 
+def test_list_shows_how_alike_embeddings_are(
+    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide(monkeypatch)
+    report = {"precision": "int8", "agreement": {"cosine": 0.9711}}
+    repository.publish(Release(describe("embedder"), 1, {"model.onnx": b"x"}, license="MIT", report=report))
+    assert main(["list", "--repository", str(repository.root)]) == 0
+    assert "cosine 0.971" in capsys.readouterr().out
+
+
 def test_list_shows_broken_models_with_the_reason(
     repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
