@@ -98,7 +98,7 @@ fuzz: setup .ci/fuzz.txt  ## fuzz the wire parsers under libFuzzer and AddressSa
 		$(FUZZ_BUILD)/corpus $(FUZZ_CORPUS)
 
 bench: build  ## measure everything; prints tables, writes out/bench/*.json, fails when a bar does not hold
-	@$(BIN)/starling models pull nanodet raptor efficientnet-lite0 vtest
+	@$(BIN)/starling models pull nanodet raptor mobilenetv2-int8 vtest
 	@$(BIN)/starling bench all $(ARGS)
 
 demo: build  ## cameras, edge and cloud nodes behind Envoy, on this machine

@@ -22,11 +22,11 @@ from mesh.bench.oip_bytes import MODEL_INFER, read_infer_response
 from mesh.bench.requests import make_frames, write_oip_request, write_request
 from mesh.bench.result import Bar, Result, Row, spread
 from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig
-from mesh.bench.triton import classifier_model, ensure_triton, identity_model, start_triton
+from mesh.bench.triton import embedder_model, ensure_triton, identity_model, start_triton
 from mesh.child import Child
 
 _PREDICT, _INFER, _TRITON, _MLSERVER = "Predict", "ModelInfer", "Triton", "MLServer"
-_CLASSIFIER = "efficientnet-lite0"
+_EMBEDDER = "mobilenetv2-int8"
 _SMALL, _LARGE = 64, 37_632  # floats: 256 bytes, and the 150 KB of a picture of 224 x 224
 _SIDE = 224
 _OUTSTANDING = (1, 16, 64)
@@ -65,7 +65,7 @@ _Loads = dict[tuple[str, str, int], list[Load]]
 async def run(rig: Rig) -> Result:
     """Measures Open Inference requests per second and latency beside Triton and MLServer, and Predict's."""
     published = get_repository(os.environ)
-    graph = published / _CLASSIFIER / "1" / "model.onnx"
+    graph = published / _EMBEDDER / "1" / "model.onnx"
     works = _works()
     targets = await _start_ours(rig, works, published)
     notes = [
@@ -73,7 +73,7 @@ async def run(rig: Rig) -> Result:
         "server on one core, C++ load generator on another;",
         "ratios are medians of the rounds' own, in which servers take turns: what the machine does besides meets both;",
         "Predict and ModelInfer are wire formats of one node; ModelInfer, Triton and MLServer get the same bytes;",
-        "EfficientNet-Lite0 INT8 with pictures of 224 x 224, 150 KB",
+        "MobileNetV2 INT8 (an embedding: without its classifier) with pictures of 224 x 224, 150 KB",
     ]
     try:
         triton = await _start_triton(rig, works, graph)
@@ -108,13 +108,13 @@ def _works() -> tuple[_Work, ...]:
     return (
         _Work("64 floats", f"identity{_SMALL}", echo(_SMALL)),
         _Work("150 KB", f"identity{_LARGE}", echo(_LARGE)),
-        _Work("EfficientNet", _CLASSIFIER, make_frames(1, _SIDE, _SIDE)),
+        _Work("MobileNetV2", _EMBEDDER, make_frames(1, _SIDE, _SIDE)),
     )
 
 
 async def _start_ours(rig: Rig, works: Sequence[_Work], published: Path) -> list[_Target]:
     repository = rig.folder / "models"
-    shutil.copytree(published / _CLASSIFIER, repository / _CLASSIFIER)
+    shutil.copytree(published / _EMBEDDER, repository / _EMBEDDER)
     for floats in (_SMALL, _LARGE):
         folder = repository / f"identity{floats}"
         (folder / "1").mkdir(parents=True)
@@ -139,12 +139,12 @@ def _write_oip(rig: Rig, works: Sequence[_Work]) -> dict[str, Path]:
 
 async def _start_triton(rig: Rig, works: Sequence[_Work], graph: Path) -> _Target:
     package = await ensure_triton(rig.console)
-    models = [identity_model(_SMALL), identity_model(_LARGE), classifier_model(graph)]
+    models = [identity_model(_SMALL), identity_model(_LARGE), embedder_model(graph)]
     return _Target(_TRITON, await start_triton(rig, package, models), MODEL_INFER, _write_oip(rig, works))
 
 
 async def _start_mlserver(rig: Rig, works: Sequence[_Work], graph: Path) -> _Target:
-    child = await start_mlserver(rig, {f"identity{_SMALL}": None, f"identity{_LARGE}": None, _CLASSIFIER: graph})
+    child = await start_mlserver(rig, {f"identity{_SMALL}": None, f"identity{_LARGE}": None, _EMBEDDER: graph})
     return _Target(_MLSERVER, child, MODEL_INFER, _write_oip(rig, works))
 
 
@@ -170,7 +170,7 @@ async def _check_same_answers(rig: Rig, works: Sequence[_Work], ours: _Target, t
 
 
 async def _load(rig: Rig, target: _Target, work: _Work, outstanding: int, notes: list[str]) -> Load:
-    seconds = _PICTURE_SECONDS if work.model == _CLASSIFIER else _SECONDS
+    seconds = _PICTURE_SECONDS if work.model == _EMBEDDER else _SECONDS
     if target.name == _MLSERVER:
         seconds = _SLOW_SECONDS
     request = target.requests[work.label]
@@ -234,7 +234,7 @@ def _bars(loads: _Loads, works: Sequence[_Work], bare: Sequence[float]) -> list[
         bars += [
             Bar("requests/s / Triton's, 64 floats, 64 outstanding", 5, against(_TRITON, small)),
             Bar("requests/s / Triton's, 150 KB, 64 outstanding", 2, against(_TRITON, large)),
-            Bar("requests/s / Triton's, EfficientNet-Lite0, 64 outstanding", 1, against(_TRITON, picture)),
+            Bar("requests/s / Triton's, MobileNetV2 INT8, 64 outstanding", 1, against(_TRITON, picture)),
             Bar("p99 / Triton's, the worst of all points", 1, worst, at_most=True),
         ]
     if (_MLSERVER, small.label, 64) in loads:
@@ -242,7 +242,7 @@ def _bars(loads: _Loads, works: Sequence[_Work], bare: Sequence[float]) -> list[
     same = [_ratio(rps(_INFER, work, n), rps(_PREDICT, work, n)) for work in works for n in _OUTSTANDING]
     return [
         *bars,
-        Bar("EfficientNet-Lite0 pictures/s / the bare engine loop", 0.9, _ratio(rps(_INFER, picture), bare)),
+        Bar("MobileNetV2 INT8 pictures/s / the bare engine loop", 0.9, _ratio(rps(_INFER, picture), bare)),
         Bar("requests/s of ModelInfer / Predict's, median of all points", 0.9, median(same)),
     ]
 

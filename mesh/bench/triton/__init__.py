@@ -3,7 +3,7 @@
 Only its Python backend can be had as a package, so what is measured is Triton with models in Python.
 """
 
-from mesh.bench.triton.models import classifier_model, identity_model, nanodet_model, raptor_model
+from mesh.bench.triton.models import embedder_model, identity_model, nanodet_model, raptor_model
 from mesh.bench.triton.package import TritonMissing, TritonPackage, ensure_triton
 from mesh.bench.triton.repository import TritonModel, TritonTensor
 from mesh.bench.triton.server import start_triton
@@ -13,7 +13,7 @@ __all__ = [
     "TritonModel",
     "TritonPackage",
     "TritonTensor",
-    "classifier_model",
+    "embedder_model",
     "ensure_triton",
     "identity_model",
     "nanodet_model",

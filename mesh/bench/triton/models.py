@@ -20,13 +20,13 @@ def identity_model(floats: int = 64, delay_us: int = DELAY_US) -> TritonModel:
     return TritonModel(name, "identity", (x,), (y,), max_batch_size=64, queue_delay_us=delay_us)
 
 
-def classifier_model(graph: Path, name: str = "efficientnet-lite0", delay_us: int = 0) -> TritonModel:
-    """Returns the classifier: a frame to the logits and probabilities of a thousand classes."""
+def embedder_model(graph: Path, name: str = "mobilenetv2-int8", delay_us: int = 0) -> TritonModel:
+    """Returns the image embedding: a frame to 1280 numbers."""
     return TritonModel(
         name,
         "openvino_graph",
         (TritonTensor("frame", "TYPE_UINT8", (-1, -1, 3)),),
-        tuple(TritonTensor(output, "TYPE_FP32", (1000,)) for output in ("logits", "probabilities")),
+        (TritonTensor("embedding", "TYPE_FP32", (1280,)),),
         max_batch_size=4,
         queue_delay_us=delay_us,
         parameters={"graph": str(graph), "batches": "1 2 4"},
