@@ -186,7 +186,7 @@ class Controller:
     def _put(self, gateway: Gateway, viewpoint: Viewpoint, endpoints: Sequence[Endpoint]) -> None:
         listen = gateway.identity.listen
         if listen not in self._frames:
-            self._frames[listen] = build_frame(listen, self._balancer, self._security, self._routes, complete=False)
+            self._frames[listen] = build_frame(listen, self._balancer, self._security, self._routes)
         gateway.put(build_snapshot(self._frames[listen], endpoints, viewpoint.plan.weights))
 
     def _welcome(self, gateway: Gateway) -> None:

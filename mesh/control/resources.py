@@ -20,8 +20,6 @@ def build_frame(
     balancer: Balancer,
     security: SecurityPlan | None = None,
     models: Collection[ModelRoute] = (),
-    *,
-    complete: bool = True,
 ) -> Snapshot:
     """Returns the part of a gateway's snapshot that does not change with the nodes: clusters, listener, routes.
 
@@ -30,7 +28,6 @@ def build_frame(
         balancer: how it picks a node.
         security: who may call; plain text from everybody without it.
         models: where the calls for each model go.
-        complete: these are all models, so that calls for others can be refused.
     """
     pools = find_pools(models)
     listener, clusters = grpc_listener(listen), [nodes_cluster(balancer, pool) for pool in pools]
@@ -40,9 +37,7 @@ def build_frame(
     frame = Snapshot()
     frame = frame.with_messages(CLUSTER, {c["name"]: parse_resource(CLUSTER, c) for c in clusters})
     frame = frame.with_messages(LISTENER, {LISTENER_NAME: parse_resource(LISTENER, listener)})
-    return frame.with_messages(
-        ROUTES, {ROUTES_NAME: parse_resource(ROUTES, route_configuration(models, complete=complete))}
-    )
+    return frame.with_messages(ROUTES, {ROUTES_NAME: parse_resource(ROUTES, route_configuration(models))})
 
 
 def find_pools(models: Collection[ModelRoute]) -> list[Pool]:

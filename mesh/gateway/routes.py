@@ -94,20 +94,18 @@ def serves_highest(name: str, version: int) -> str:
     return f"{name}@{version}"
 
 
-def route_configuration(models: Iterable[ModelRoute] = (), *, complete: bool = True) -> Resource:
+def route_configuration(models: Iterable[ModelRoute] = ()) -> Resource:
     """Returns the `envoy.config.route.v3.RouteConfiguration`.
 
     Args:
-        models: every model that a node has told of.
-        complete: calls for other models are refused; any node may get them otherwise.
+        models: every model that a node has told of; any node may get the calls for another one.
     """
     found = sorted(models, key=lambda model: model.name)
     by_name = {model.name: _on_match(_model_routes(model)) for model in found}
     by_other = {model.name: _on_match(_other_routes(model)) for model in found}
     unnamed = _unnamed_routes()
-    unknown = _unknown_routes() if complete else unnamed
     # Looked up, not gone through: the time to find a route does not grow with the number of models.
-    named = _look_up(MODEL_HEADER, by_name, otherwise=_look_up(ALLOW_HEADER, by_other, _on_match(unknown)))
+    named = _look_up(MODEL_HEADER, by_name, otherwise=_look_up(ALLOW_HEADER, by_other, _on_match(unnamed)))
     return {
         "name": ROUTES,
         "virtual_hosts": [
@@ -150,10 +148,6 @@ def _other_routes(model: ModelRoute) -> list[Resource]:
     """Returns the routes of calls for a model that no node has, and which this one may stand in for."""
     to = _to(model.pool, serves_model(model.name))
     return [_route(_one_of(_INFERENCE), to, _Retry.PREDICT, deadline_max_s=60), *_general_routes()]
-
-
-def _unknown_routes() -> list[Resource]:
-    return [_refusal(_INFERENCE), *_general_routes()]
 
 
 def _unnamed_routes() -> list[Resource]:

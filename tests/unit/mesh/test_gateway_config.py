@@ -115,7 +115,6 @@ def test_every_resource_is_a_message(balancer: Balancer) -> None:
         *((CLUSTER, nodes_cluster(balancer, pool)) for pool in Pool),
         (LISTENER, grpc_listener(_LISTEN)),
         (ROUTES, route_configuration(_MODELS)),
-        (ROUTES, route_configuration(_MODELS, complete=False)),
         (ROUTES, route_configuration()),
     ):
         assert parse_resource(url, resource).ByteSize() > 0
