@@ -131,13 +131,11 @@ class LinkStream:
     def __repr__(self) -> str: ...
 
 class LinkTls:
-    """
-    How another server is known, and what we show it. Files may be replaced.
-    """
+    """How another server is known, and what we show it."""
 
-    def __init__(self, *, identity_file: str, authority_file: str, server: str) -> None:
+    def __init__(self, *, certificate: bytes, key: bytes, authorities: bytes, server: str) -> None:
         """
-        server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.
+        PEM. server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.
         """
 
 class Link:

@@ -14,8 +14,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from engines._core import ModelRegistry
+from services.host.certificates import CertificateFollower
 from services.predict._dataplane import Server
-from services.predict.certificates import FollowedCertificates
 
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
@@ -32,7 +32,7 @@ class NodeCollector(Collector):
     """Reads the native counters when scraped; nothing is counted in Python."""
 
     def __init__(
-        self, registry: ModelRegistry, server: Server, certificates: FollowedCertificates | None = None
+        self, registry: ModelRegistry, server: Server, certificates: CertificateFollower | None = None
     ) -> None:
         self._registry = registry
         self._server = server
@@ -62,11 +62,11 @@ class NodeCollector(Collector):
             yield from _tls(self._certificates, stats)
 
 
-def _tls(certificates: FollowedCertificates, stats: Mapping[str, int]) -> Iterator[Metric]:
+def _tls(certificates: CertificateFollower, stats: Mapping[str, int]) -> Iterator[Metric]:
     end = GaugeMetricFamily(
         "starling_tls_certificate_end_seconds", "Unix time at which the first certificate in use ends; renew before"
     )
-    end.add_metric((), certificates.end.timestamp())
+    end.add_metric((), certificates.current.end.timestamp())
     failures = CounterMetricFamily(
         "starling_tls_reload_failures", "Replaced certificate files that could not be used; the log says why"
     )

@@ -14,9 +14,9 @@ from prometheus_client.process_collector import ProcessCollector
 from engines import Repository
 from engines._core import ModelRegistry
 from services.host import Address
-from services.predict._dataplane import LinkTls, Server, Tls
+from services.host.certificates import CertificateFollower
+from services.predict._dataplane import Server, Tls
 from services.predict.autopilot_log import AutopilotLog
-from services.predict.certificates import FollowedCertificates
 from services.predict.control import ControlLoop
 from services.predict.load import LoadMeter, describe_node
 from services.predict.log_settings import LogSettings
@@ -54,7 +54,7 @@ class NodeProcess:
         self._models = NodeModels(
             Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
         )
-        self._certificates = FollowedCertificates(settings.certificates) if settings.certificates else None
+        self._certificates = CertificateFollower(settings.certificates) if settings.certificates else None
         self._tls = Tls(**_pem(self._certificates), clients=list(settings.tls_client)) if self._certificates else None
         self._autopilot_log = (
             AutopilotLog(settings.autopilot_log, bytes_max=settings.autopilot_log_mib_max << 20)
@@ -102,8 +102,6 @@ class NodeProcess:
             self._autopilot_log.close()
         unanswered = self._registry.drain(grace_s=1.0)
         self._metrics.close()  # last, so that a drain can be watched
-        if self._certificates is not None:
-            self._certificates.close()
         if cut_off or unanswered:
             _log.error("%d calls were cut off by the end of the grace", cut_off + unanswered)
             self.exit_code = 1
@@ -162,7 +160,7 @@ class NodeProcess:
             models=self._models,
             meter=meter,
             drain=stop.set,
-            tls=_link_tls(self._certificates),
+            certificates=self._certificates,
         )
         if not self._registration.wait(_REGISTER_S):
             _log.warning("serving without the control plane %s, which does not answer yet", control)
@@ -173,18 +171,6 @@ class NodeProcess:
         print(f"ready grpc={grpc} metrics={metrics} models={names}", flush=True)
 
 
-def _link_tls(certificates: FollowedCertificates | None) -> LinkTls | None:
-    """Returns how the control plane is known: by its role in our own trust domain, or else by its host name."""
-    if certificates is None:
-        return None
-    trust_domain = certificates.uri.removeprefix("spiffe://").partition("/")[0]
-    return LinkTls(
-        identity_file=certificates.identity_file,
-        authority_file=certificates.client_ca_file,
-        server=f"spiffe://{trust_domain}/control/" if trust_domain else "",
-    )
-
-
-def _pem(certificates: FollowedCertificates) -> dict[str, bytes]:
+def _pem(certificates: CertificateFollower) -> dict[str, bytes]:
     current = certificates.current
     return {"certificate": current.certificate, "key": current.key, "client_ca": current.client_ca}

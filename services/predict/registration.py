@@ -13,6 +13,7 @@ from starling.mesh.v1 import node_service_pb2 as pb
 
 from engines import EngineError
 from services.host import Address, encode_error
+from services.host.certificates import CertificateFollower, Certificates
 from services.predict._dataplane import Link, LinkStream, LinkTls
 from services.predict.load import LoadMeter, describe_models
 from services.predict.models import NodeModels
@@ -35,7 +36,7 @@ class Registration:
         models: what it has loaded, and may be ordered to load or unload.
         meter: how busy it is.
         drain: asks the process to finish and end.
-        tls: how the control plane is known, and what we show it; plain text without it.
+        certificates: what we show, and whom we believe; plain text without them.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Registration:
         models: NodeModels,
         meter: LoadMeter,
         drain: Callable[[], None],
-        tls: LinkTls | None = None,
+        certificates: CertificateFollower | None = None,
     ) -> None:
         self._control, self._node, self._drain = control, node, drain
         self._models, self._meter = models, meter
         self._request_id = secrets.token_hex(16)
-        self._link = Link(str(control), tls)
+        self._certificates = certificates
+        self._shown = None if certificates is None else certificates.current
+        self._link = Link(str(control), _link_tls(self._shown))
         self._stopping = threading.Event()
         self._registered = threading.Event()
         self._lease_id = ""
@@ -78,6 +81,7 @@ class Registration:
     def _run(self) -> None:
         told = ""
         while not self._stopping.is_set():
+            self._show_renewed()
             problem = self._register()
             if not problem:
                 told = ""
@@ -88,6 +92,12 @@ class Registration:
                 _log.warning("control plane %s: %s; trying again", self._control, problem)
                 told = problem
             self._stopping.wait(_RETRY_S)
+
+    def _show_renewed(self) -> None:
+        """Connects anew once certificates were replaced; what exists keeps what it began with."""
+        if self._certificates is not None and self._certificates.current is not self._shown:
+            self._shown = self._certificates.current
+            self._link = Link(str(self._control), _link_tls(self._shown))
 
     def _register(self) -> str:
         """Takes a lease; returns what went wrong, or nothing."""
@@ -156,3 +166,16 @@ class Registration:
     def __repr__(self) -> str:
         """Returns the control plane and whether it knows us."""
         return f"<Registration {self._control} {'registered' if self._registered.is_set() else 'unknown'}>"
+
+
+def _link_tls(certificates: Certificates | None) -> LinkTls | None:
+    """Returns how the control plane is known: by its role in our own trust domain, or else by its host name."""
+    if certificates is None:
+        return None
+    trust_domain = certificates.uri.removeprefix("spiffe://").partition("/")[0]
+    return LinkTls(
+        certificate=certificates.certificate,
+        key=certificates.key,
+        authorities=certificates.client_ca,
+        server=f"spiffe://{trust_domain}/control/" if trust_domain else "",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import pytest_asyncio
 from cryptography import x509
@@ -27,10 +29,11 @@ from starling.mesh.v1 import control_service_pb2, control_service_pb2_grpc
 from starling.mesh.v1 import node_service_pb2 as nodes_pb
 from starling.mesh.v1 import node_service_pb2_grpc as nodes_grpc
 
-from mesh.certs import LOCAL_HOSTS, Authority, CertStore, Identity, Role
+from mesh.certs import LOCAL_HOSTS, Authority, CertStore, Identity, Role, Scope
 from mesh.child import Child
-from mesh.local_mesh import control_program
+from mesh.local_mesh import LocalMesh, MeshPlan, control_program, start_mesh
 from mesh.supervisor import Supervisor
+from services.client import AsyncClient, Tls
 from services.host import Address
 from services.predict._dataplane import Link, LinkTls
 from tests.support.node import RunningNode, node_flags, wait_until
@@ -325,15 +328,10 @@ async def served_by(store: CertStore, holder: Identity) -> AsyncIterator[Address
 @pytest.mark.parametrize(
     ("holder", "code"), [(_CONTROL, 0), (_EDGE_2, 14), (_GATEWAY, 14)], ids=["control", "node", "gateway"]
 )
-async def test_a_node_speaks_to_a_control_plane_only(
-    control: Control, tmp_path: Path, holder: Identity, code: int
-) -> None:
+async def test_a_node_speaks_to_a_control_plane_only(control: Control, holder: Identity, code: int) -> None:
     folder = control.store.folder(_EDGE_1)
-    identity = tmp_path / "identity.pem"
-    identity.write_bytes((folder / "tls.key").read_bytes() + b"\n" + (folder / "tls.crt").read_bytes())
-    tls = LinkTls(
-        identity_file=str(identity), authority_file=str(folder / "ca.crt"), server="spiffe://starling/control/"
-    )
+    certificate, key, authorities = ((folder / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt"))
+    tls = LinkTls(certificate=certificate, key=key, authorities=authorities, server="spiffe://starling/control/")
     async with served_by(control.store, holder) as address:
         link = Link(str(address), tls)
         reply = await asyncio.to_thread(link.call, "/grpc.health.v1.Health/Check", b"", 5.0)
@@ -354,3 +352,61 @@ async def test_a_node_with_the_certificate_of_another_is_not_registered_and_says
             seen = await see(admin)
     assert list(seen.nodes) == []
     assert any(words in alarm for alarm in seen.alarms)
+
+
+@asynccontextmanager
+async def whole_mesh(folder: Path, repository: Path) -> AsyncIterator[tuple[LocalMesh, Supervisor]]:
+    """Runs real nodes, gateway and control plane with certificates on every connection."""
+    plan = MeshPlan(_ANY, repository, ("echo",), 2, 0, 0, folder / "run", certs=folder / "certs")
+    async with Supervisor() as supervisor:
+        yield await start_mesh(supervisor, plan), supervisor
+
+
+async def test_renewed_certificates_under_load_lose_neither_node_nor_request(tmp_path: Path, repository: Path) -> None:
+    failed: list[BaseException] = []
+    async with whole_mesh(tmp_path, repository) as (mesh, supervisor):
+        assert mesh.security is not None
+        store = mesh.security.store
+        token = store.sign_token(
+            subject="t", tenant="t", scopes=[Scope.INFER], now=datetime.now(UTC), lifetime=timedelta(hours=1)
+        )
+        agent = store.folder(Identity(Role.AGENT, "agent"))
+        tls = Tls(ca=agent / "ca.crt", cert=agent / "tls.crt", key=agent / "tls.key", token=lambda: token)
+
+        async def press(client: AsyncClient) -> None:
+            while True:
+                try:
+                    await client.predict("echo", {"x0": np.zeros((1, 64), np.float32)}, deadline_s=10)
+                except Exception as error:
+                    failed.append(error)
+                await asyncio.sleep(0.02)
+
+        async with AsyncClient(str(mesh.gateway), tls=tls) as client:
+            pressing = asyncio.create_task(press(client))
+            control = mesh.control_child
+            for _ in range(2):
+                # Everybody connects anew, with a certificate that it did not start with.
+                await asyncio.to_thread(store.rotate, datetime.now(UTC))
+                await control.kill()
+                (control,) = await supervisor.start([mesh.control_again])
+                await wait_for_mesh(mesh.control, store)
+            pressing.cancel()
+        assert failed == []
+
+
+async def wait_for_mesh(address: Address, store: CertStore) -> None:
+    """Waits until both nodes have spoken and a gateway has taken its configuration."""
+    end_s = time.monotonic() + 60
+    seen: Any = None
+    while True:
+        async with connect(address, store, _ADMIN) as channel:
+            try:
+                seen = await see_once(channel)
+            except grpc.aio.AioRpcError as error:
+                seen = error
+            else:
+                reported = sum(node.HasField("load") for node in seen.nodes)
+                if reported == 2 and [gateway.accepted_count > 0 for gateway in seen.gateways] == [True]:
+                    return
+        assert time.monotonic() < end_s, seen
+        await asyncio.sleep(0.1)

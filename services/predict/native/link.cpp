@@ -16,8 +16,6 @@ namespace {
 
 using grpc::internal::RpcMethod;
 
-constexpr unsigned kPollSeconds = 1;
-
 grpc::ByteBuffer buffer(const std::string& bytes) {
   const grpc::Slice slice(bytes);
   return {&slice, 1};
@@ -61,8 +59,9 @@ class ServerVerifier final : public grpc::experimental::ExternalCertificateVerif
 std::shared_ptr<grpc::ChannelCredentials> credentials(const LinkTls& tls) {
   using namespace grpc::experimental;
   TlsChannelCredentialsOptions options;
-  options.set_certificate_provider(std::make_shared<FileWatcherCertificateProvider>(
-      tls.identity_file, tls.identity_file, tls.authority_file, kPollSeconds));
+  // Fixed: renewed ones come with a new link.
+  const std::vector<IdentityKeyCertPair> pairs{{tls.key, tls.certificate}};
+  options.set_certificate_provider(std::make_shared<StaticDataCertificateProvider>(tls.authorities, pairs));
   options.watch_identity_key_cert_pairs();
   options.watch_root_certs();
   if (tls.server.empty()) {
@@ -111,7 +110,8 @@ Link::Link(const std::string& target, const std::optional<LinkTls>& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 500);
+  // How long an attempt may take, its handshake included, which a starved machine needs; not how often one is made.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A peer that vanished without a word is noticed; the control plane allows such pings.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
@@ -120,6 +120,9 @@ Link::Link(const std::string& target, const std::optional<LinkTls>& tls) {
 }
 
 LinkReply Link::call(const std::string& method, const std::string& payload, std::chrono::milliseconds timeout) {
+  // A connection only comes about while somebody waits for it. Once an attempt has failed, calls fail at once and wait
+  // for nothing, so the handshakes of later attempts would never end.
+  channel_->WaitForConnected(std::chrono::system_clock::now() + timeout);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + timeout);
   const RpcMethod rpc(method.c_str(), RpcMethod::NORMAL_RPC, channel_);

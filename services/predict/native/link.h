@@ -48,13 +48,13 @@ class LinkStream {
 
 // How the other server is known, and what we show it.
 struct LinkTls {
-  std::string identity_file;   // PEM: private key and certificate chain in one file
-  std::string authority_file;  // PEM: authorities that the server's certificate may come from
-  std::string server;          // SPIFFE id of the server, with all below if it ends in '/'; empty: its host name
+  std::string certificate;  // PEM: our own, then those between it and the authority
+  std::string key;          // PEM: private key of the first one
+  std::string authorities;  // PEM: that the server's certificate may come from
+  std::string server;       // SPIFFE id of the server, with all below if it ends in '/'; empty: its host name
 };
 
-// A connection that repairs itself: after a break it is tried again at most a second later, with the certificates of
-// then: their files are read again every second. Thread-safe.
+// A connection that repairs itself: after a break it is tried again at most a second later. Thread-safe.
 class Link {
  public:
   explicit Link(const std::string& target, const std::optional<LinkTls>& tls = std::nullopt);

@@ -191,14 +191,15 @@ NB_MODULE(_dataplane, m) {
            "Returns how it ended; call once, after read() returned None.")
       .def("__repr__", [](const LinkStream&) { return std::string("<LinkStream>"); });
 
-  nb::class_<LinkTls>(m, "LinkTls", "How another server is known, and what we show it. Files may be replaced.")
+  nb::class_<LinkTls>(m, "LinkTls", "How another server is known, and what we show it.")
       .def(
           "__init__",
-          [](LinkTls* self, std::string identity_file, std::string authority_file, std::string server) {
-            new (self) LinkTls{std::move(identity_file), std::move(authority_file), std::move(server)};
+          [](LinkTls* self, const nb::bytes& certificate, const nb::bytes& key, const nb::bytes& authorities,
+             std::string server) {
+            new (self) LinkTls{text(certificate), text(key), text(authorities), std::move(server)};
           },
-          nb::kw_only(), "identity_file"_a, "authority_file"_a, "server"_a,
-          "server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.");
+          nb::kw_only(), "certificate"_a, "key"_a, "authorities"_a, "server"_a,
+          "PEM. server: its SPIFFE id, with all below if it ends in '/'; empty: its host name.");
 
   nb::class_<Link>(m, "Link", "Calls another gRPC server by raw bytes. Repairs its connection. Thread-safe.")
       .def(
