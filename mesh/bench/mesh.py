@@ -31,7 +31,7 @@ from mesh.bench.predicted import Measured, measure_idle, simulate
 from mesh.bench.result import Bar, Result, Row
 from mesh.bench.rig import Rig
 from mesh.control.simulation import Answer
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.host import Address
 
@@ -88,20 +88,18 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Played:
-    """One contender's run; `reports` is whether nodes say how loaded they are."""
+    """One contender's run."""
 
     answers: Sequence[Answer]
     lag_s: float
     pushes: int
     idle: Measured
-    reports: bool
 
 
 async def run(rig: Rig) -> Result:
     """Replays a node that slows down and recovers, with five ways to choose nodes; simulates ours too."""
     rows: list[Row] = []
     ours: dict[str, _Seen] = {}
-    notes: list[str] = []
     failed = 0
     for contender in _CONTENDERS:
         played = await _play(rig.folder / contender.name.replace(" ", "-"), contender)
@@ -116,8 +114,6 @@ async def run(rig: Rig) -> Result:
         late_ms = round(played.lag_s * 1e3, 1)
         rows.append({**row, "failed": broken, "changes": played.pushes, "generator late ms": late_ms})
         failed = broken
-        if contender.name == _CSWRR and not played.reports:
-            notes.append("the nodes report no load in their trailers: that CSWRR is round robin")
     predicted = _predict(played.idle)
     rows.append({"gateway": "Starling, simulated", **{window: str(seen) for window, seen in predicted.items()}})
     errors = [_error(predicted[window], ours[window]) for window in _WINDOWS]
@@ -136,7 +132,6 @@ async def run(rig: Rig) -> Result:
             "cells: p50/p95 in ms and the edge's share of the answers",
             "nodes answer after a set time without computing, so that the machine's cores do not decide",
             f"simulated from times of idle nodes, asked directly; the gateway adds {1e3 * played.idle.hop_s:.2f} ms",
-            *notes,
         ),
     )
 
@@ -177,6 +172,7 @@ async def _play(folder: Path, contender: _Contender) -> _Played:
         rtt_ms=_FAR_MS[0],
         run_dir=folder,
         control_flags=contender.flags,
+        node_command=(*NODE_COMMAND, "--load-reports") if contender.name == _CSWRR else NODE_COMMAND,
     )
     async with Supervisor() as supervisor:
         mesh = await start_mesh(supervisor, plan)
@@ -187,12 +183,11 @@ async def _play(folder: Path, contender: _Contender) -> _Played:
             await _load(node.grpc, _CLOUD_VERSION)
         _write_model(repository, _SLOW_VERSION, _SLOW_MS, _EDGE_WORKERS, contender)
         idle = await measure_idle(mesh, _build_request())
-        reports = await _reports_load(mesh.nodes[0].grpc)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(_ask(mesh.gateway))
             tasks.create_task(_slow_down(mesh.nodes[0].grpc))
         answers, lag_s = asking.result()
-        return _Played(answers, lag_s, await _count_pushes(mesh), idle, reports)
+        return _Played(answers, lag_s, await _count_pushes(mesh), idle)
 
 
 async def _ask(gateway: Address) -> tuple[list[Answer], float]:
@@ -226,15 +221,6 @@ def _build_request() -> Any:
     request = predict_service_pb2.PredictRequest(model_name="work")
     request.inputs.add(name="x0", data_type=DATA_TYPE_FP32, shape=[1, _FLOATS], data=bytes(4 * _FLOATS))
     return request
-
-
-async def _reports_load(node: Address) -> bool:
-    """Returns whether a node's answers carry an ORCA report."""
-    async with grpc.aio.insecure_channel(str(node)) as channel:
-        stub: Any = predict_service_pb2_grpc.PredictServiceStub(channel)
-        call = stub.Predict(_build_request(), timeout=_DEADLINE_S)
-        await call
-        return any(key.startswith("endpoint-load-metrics") for key, _ in await call.trailing_metadata())
 
 
 async def _slow_down(edge: Address) -> None:
