@@ -75,7 +75,7 @@ async def static_envoy(
     listener = grpc_listener(Address("127.0.0.1", 0))
     config = listener["filter_chains"][0]["filters"][0]["typed_config"]
     config.pop("rds")
-    config.update(route_config=route_configuration(complete=False), local_reply_config=local_replies())
+    config.update(route_config=route_configuration(), local_reply_config=local_replies())
     config["http_filters"][:0] = filters
     bootstrap = {
         "node": {"id": "gateway", "cluster": "starling"},
