@@ -25,7 +25,7 @@ std::uint64_t tag(std::function<void()>* ready) { return reinterpret_cast<std::u
 
 }  // namespace
 
-EventLoop::EventLoop(const std::string& name)
+EventLoop::EventLoop()
     : epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       wakeup_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       buffer_(kReadBytes) {
@@ -33,13 +33,20 @@ EventLoop::EventLoop(const std::string& name)
   event.events = EPOLLIN;
   event.data.u64 = 0;
   epoll_ctl(epoll_, EPOLL_CTL_ADD, wakeup_, &event);
+}
+
+EventLoop::EventLoop(const std::string& name) : EventLoop() {
   thread_ = std::thread([this] { work(); });
   pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
 }
 
 EventLoop::~EventLoop() {
   stop(Clock::now());
-  thread_.join();
+  if (thread_.joinable()) {
+    thread_.join();
+  } else {
+    work();
+  }
   close(wakeup_);
   close(epoll_);
 }
@@ -105,23 +112,25 @@ void EventLoop::update(Connection& connection, std::uint32_t events) {
 }
 
 void EventLoop::work() {
-  while (!stopping_ || calls_ > 0 || !connections_.empty()) {
-    wait();
-    // Answers of calls that ended while their messages were read go out with the same write.
-    do {
-      take_posts();
-      run_timers();
-      // Flushing may close a connection, which ends calls, which post.
-      for (std::size_t i = 0; i < dirty_.size(); ++i) dirty_[i]->flush();
-      dirty_.clear();
-      for (auto* connection : closing_) {
-        connections_.erase(connection);
-        std::erase(again_, connection);
-        delete connection;  // NOLINT: owned by the set, erased from it now
-      }
-      closing_.clear();
-    } while (!taken_.empty());
-  }
+  while (!stopping_ || calls_ > 0 || !connections_.empty()) turn();
+}
+
+void EventLoop::turn() {
+  wait();
+  // Answers of calls that ended while their messages were read go out with the same write.
+  do {
+    take_posts();
+    run_timers();
+    // Flushing may close a connection, which ends calls, which post.
+    for (std::size_t i = 0; i < dirty_.size(); ++i) dirty_[i]->flush();
+    dirty_.clear();
+    for (auto* connection : closing_) {
+      connections_.erase(connection);
+      std::erase(again_, connection);
+      delete connection;  // NOLINT: owned by the set, erased from it now
+    }
+    closing_.clear();
+  } while (!taken_.empty());
 }
 
 void EventLoop::wait() {

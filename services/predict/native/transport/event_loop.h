@@ -30,7 +30,10 @@ class EventLoop {
  public:
   static constexpr std::size_t kReadBytes = 256 << 10;
 
+  // With a thread of its own.
   explicit EventLoop(const std::string& name);
+  // Without: the caller's thread is the loop's whenever it calls turn().
+  EventLoop();
   // Every call has ended.
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
@@ -39,6 +42,9 @@ class EventLoop {
   void post(Post&& post);
   // Runs `task` on the loop's thread.
   void run(std::function<void()> task);
+
+  // Waits for what is next, and does it.
+  void turn();
 
   // Sends every peer away, closes what is left at `until`; the thread ends when all calls have.
   void stop(TimePoint until);
