@@ -18,7 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size < 2) return 0;
   const std::size_t step = 1 + data[1] % 61U;
   const Bytes rest(data + 2, size - 2);
-  switch (const auto target = data[0] % 8U) {
+  switch (const auto target = data[0] % 10U) {
     case 4:
       fuzz_reader(step, rest);
       break;
@@ -29,6 +29,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fuzz_regions(rest);
       break;
     case 7:
+      fuzz_messages(step, rest);
+      break;
+    case 8:
+      fuzz_metadata(rest);
+      break;
+    case 9:
+      fuzz_connection(step, rest);
       break;
     default:
       fuzz_codec((target & 2U) != 0, (target & 1U) != 0, step, rest);

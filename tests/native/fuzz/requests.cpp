@@ -140,7 +140,7 @@ std::string region_operations(Rng& rng) {
 }  // namespace
 
 std::vector<std::uint8_t> valid_input(Rng& rng) {
-  const auto target = rng() % 7;
+  const auto target = rng() % 10;
   std::string text;
   if (target < 4) {
     const auto request = (target & 2U) != 0 ? infer_request(rng) : predict_request(rng);
@@ -153,7 +153,9 @@ std::vector<std::uint8_t> valid_input(Rng& rng) {
     for (auto& operation : operations) operation = static_cast<char>(rng());
     text = operations + text;
   } else {
-    text = target == 5 ? elements(rng) : region_operations(rng);
+    using Make = std::string (*)(Rng&);
+    static constexpr Make kMakes[] = {elements, region_operations, valid_messages, valid_metadata, valid_session};
+    text = kMakes[target - 5](rng);
   }
   std::vector<std::uint8_t> out{static_cast<std::uint8_t>(target), static_cast<std::uint8_t>(rng())};
   out.insert(out.end(), text.begin(), text.end());

@@ -28,5 +28,8 @@ void fuzz_codec(bool infer, bool stream, std::size_t step, Bytes message);
 void fuzz_reader(std::size_t step, Bytes operations);
 void fuzz_elements(std::size_t step, Bytes tensor);
 void fuzz_regions(Bytes operations);
+void fuzz_messages(std::size_t step, Bytes stream);
+void fuzz_metadata(Bytes text);
+void fuzz_connection(std::size_t step, Bytes bytes);
 
 }  // namespace starling::fuzz
