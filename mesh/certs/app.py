@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from rich_argparse import RichHelpFormatter
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from mesh.certs.identity import Identity, Role
 from mesh.certs.store import LIFETIME, LOCAL_HOSTS, CertStore, write_token
@@ -112,13 +113,12 @@ def build_table(store: CertStore, now: datetime) -> Table:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="starling certs", description=__doc__, epilog=_EPILOG, formatter_class=_Help, allow_abbrev=False
-    )
+    looks: Any = {"formatter_class": RawDescriptionRichHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(prog="starling certs", description=__doc__, epilog=_EPILOG, **looks)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, about: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, description=about, formatter_class=_Help, allow_abbrev=False)
+        command = commands.add_parser(name, help=about, description=about, **looks)
         command.add_argument(
             "--dir", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="folder of it all (default: %(default)s)"
         )
@@ -169,10 +169,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="where to; - prints it (default: DIR/tokens/TENANT.jwt)"
     )
     return parser
-
-
-class _Help(RichHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the examples."""
 
 
 def _node(name: str) -> Identity:

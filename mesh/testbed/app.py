@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich_argparse import RichHelpFormatter
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from mesh.errors import ChildFailed, MeshError
 from mesh.interrupt import Interrupted, unless, watch_interrupts
@@ -191,8 +191,8 @@ def _choose(name: str | None) -> str:
     return name or DEFAULT_NAME
 
 
-class _Help(RichHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the examples."""
+class _Help(RawDescriptionRichHelpFormatter):
+    """Takes brackets for brackets: a plan has some."""
 
     help_markup = False
     text_markup = False

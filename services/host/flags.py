@@ -74,7 +74,7 @@ def _load_formatter(prog: str) -> argparse.HelpFormatter:
 
 def _show(info: SettingInfo) -> str:
     """Returns a default as `--help` shows it."""
-    if info.default is None or info.default == ():
+    if info.default in (None, (), ""):
         return "default: none"
     if isinstance(info.default, bool):
         return f"default: {'on' if info.default else 'off'}; --no-{info.flag[2:]} turns it off"

@@ -25,7 +25,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
-    assert "starling certs token --tenant acme" in capsys.readouterr().out
+    assert "  starling certs token --tenant acme --scope infer" in capsys.readouterr().out.splitlines()
 
 
 def test_init_does_not_overwrite(root: Path) -> None:

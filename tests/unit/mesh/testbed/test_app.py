@@ -10,6 +10,13 @@ from mesh.testbed import BadPlan
 from mesh.testbed.app import main
 
 
+def test_help_shows_a_plan_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert '  [[link]]\n  between = ["edge", "cloud"]\n  delay_ms = 20\n' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
