@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -88,8 +89,11 @@ def _pull(arguments: argparse.Namespace, cache: Cache, screen: Console) -> int:
 
 def _list(repository: Repository, cache: Cache, screen: Console, *, default: bool) -> int:
     table = Table(
-        "model", "versions", "size", "licence", "precision", "agreement with FP32", title=str(repository.root)
+        title=str(repository.root), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
+    for column in ("model", "versions", "size", "licence", "precision"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("like FP32")
     try:
         entries = repository.scan()
     except ModelNotFound:

@@ -33,6 +33,20 @@ def test_list_shows_what_matters(
         assert part in shown
 
 
+def test_list_shows_whole_names_on_a_narrow_terminal(
+    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    agreement = {"share": 1.0, "what": "best classes of INT8 against FP32"}
+    report = {"precision": "int8", "agreement": agreement}
+    repository.publish(
+        Release(describe("efficientnet-lite0"), 1, {"model.onnx": b"x"}, license="Apache-2.0", report=report)
+    )
+    assert main(["list", "--repository", str(repository.root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(" efficientnet-lite0  1         0.00 MB  Apache-2.0  int8") for line in lines)
+
+
 def test_list_shows_how_alike_embeddings_are(
     repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
