@@ -119,8 +119,34 @@ class ControlUnreachable(MeshError):
         )
 
 
+class ControlRefused(MeshError):
+    """The control plane answers, and will not do it."""
+
+    reason = "CONTROL_REFUSED"
+
+    def __init__(self, control: str, why: str) -> None:
+        self.control = control
+        super().__init__(f"control plane {control}: {why}")
+
+
+# What the control plane itself says; any other status says that it was not reached, or that it is no control plane.
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Runs one action; returns 0, or 1 when a drained node did not leave in time."""
+    """Runs one action; returns 0, or 1 when a drained node did not leave in time.
+
+    Raises:
+        SettingsError: a flag or a variable is wrong.
+        ControlUnreachable, ControlRefused: says which control plane and why.
+    """
     words, rest = [], list(argv)
     for flag in ("--action", "--name"):
         if rest and not rest[0].startswith("-"):
@@ -139,7 +165,9 @@ def main(argv: Sequence[str]) -> int:
                 case Action.UNROUTE:
                     _delete_route(channel, settings, console)
         except grpc.RpcError as error:
-            raise ControlUnreachable(str(settings.control), _explain(error)) from error
+            code = getattr(error, "code", lambda: None)()
+            failure = ControlRefused if code in _REFUSALS else ControlUnreachable
+            raise failure(str(settings.control), _explain(error)) from error
         except KeyboardInterrupt:
             return 0
     return 0
@@ -183,7 +211,8 @@ def _delete_route(channel: grpc.Channel, settings: MeshSettings, console: Consol
 
 def _drain(channel: grpc.Channel, settings: MeshSettings, console: Console) -> int:
     stub = node_service_pb2_grpc.NodeServiceStub(channel)
-    stub.DrainNode(node_service_pb2.DrainNodeRequest(name=settings.name, cause="starling mesh drain"))
+    request = node_service_pb2.DrainNodeRequest(name=settings.name, cause="starling mesh drain")
+    stub.DrainNode(request, timeout=_TIMEOUT_S)
     console.print(f"{settings.name} drains", highlight=False)
     end_s = time.monotonic() + settings.wait_s
     while time.monotonic() < end_s:

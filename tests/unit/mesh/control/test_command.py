@@ -1,0 +1,46 @@
+"""What `starling mesh` says when it cannot do what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from starling.mesh.v1 import control_service_pb2_grpc, node_service_pb2_grpc
+
+from mesh.control.command import ControlRefused, ControlUnreachable, main
+
+
+class Refusing(node_service_pb2_grpc.NodeServiceServicer):
+    """Knows no nodes."""
+
+    def DrainNode(self, request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.NOT_FOUND, f"no node is called {request.name!r}")
+
+
+@pytest.fixture
+def control() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    node_service_pb2_grpc.add_NodeServiceServicer_to_server(Refusing(), server)  # type: ignore[no-untyped-call]
+    control_service_pb2_grpc.add_ControlServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        control_service_pb2_grpc.ControlServiceServicer(), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_refusal_is_told_in_the_control_planes_own_words(control: str) -> None:
+    with pytest.raises(ControlRefused) as caught:
+        main(["drain", "edge-7", "--control", control])
+    assert str(caught.value) == f"control plane {control}: NOT_FOUND: no node is called 'edge-7'"
+
+
+def test_who_is_not_reached_or_is_no_control_plane_is_told_with_how_to_name_one(control: str) -> None:
+    with pytest.raises(ControlUnreachable, match=rf"{control}: UNIMPLEMENTED: .*; `starling up` prints its address"):
+        main(["status", "--control", control])
+    with pytest.raises(ControlUnreachable, match=r"127\.0\.0\.1:1: UNAVAILABLE: .*--control HOST:PORT names it"):
+        main(["status", "--control", "127.0.0.1:1"])
