@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,15 @@ _HEALTH = {
     pb.NODE_HEALTH_SILENT: ("silent", "red"),
 }
 _NAMES_MAX = 8
-_COLUMNS = ("node", "tier", "health", "share", "latency", "p50", "p95", "/s", "in flight", "refused", "failed", "cpu")
+_LOOKS: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "header_style": "dim",
+    "box": SIMPLE_HEAD,
+    "pad_edge": False,
+}
+_WORDS = ("node", "health")
+_COLUMNS = (*_WORDS, "share", "latency", "p50", "p95", "/s", "in\nflight", "refused", "failed", "cpu")
 
 
 def build_status(mesh: Any, now_s: float | None = None) -> RenderableType:
@@ -29,7 +38,9 @@ def build_status(mesh: Any, now_s: float | None = None) -> RenderableType:
     """
     now_s = time.time() if now_s is None else now_s
     nodes = {node.name: node for node in mesh.nodes}
-    parts: list[RenderableType] = [_viewpoint(viewpoint, nodes, now_s) for viewpoint in mesh.viewpoints]
+    parts: list[RenderableType] = []
+    for viewpoint in mesh.viewpoints:
+        parts += [_viewpoint(viewpoint, nodes), _changes(viewpoint, nodes, now_s)]
     if not mesh.viewpoints:
         parts.append(Text(f"{len(nodes)} nodes, no gateway yet"))
     if models := _models(mesh):
@@ -40,20 +51,19 @@ def build_status(mesh: Any, now_s: float | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def _viewpoint(viewpoint: Any, nodes: dict[str, Any], now_s: float) -> Table:
-    table = Table(title=f"seen from {viewpoint.name}", title_justify="left", title_style="bold")
+def _viewpoint(viewpoint: Any, nodes: dict[str, Any]) -> Table:
+    # As narrow as it can be, for terminals of 80 columns; only the names of nodes break.
+    table = Table(title=f"seen from {viewpoint.name}, times in ms", **_LOOKS, padding=0)
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("node", "tier", "health") else "right")
-    table.add_column("last change")
+        table.add_column(
+            column, justify="left" if column in _WORDS else "right", no_wrap=column != "node", overflow="fold"
+        )
     for weight in viewpoint.weights:
         node = nodes.get(weight.node)
-        tier = nodes_pb.Tier.Name(node.tier).removeprefix("TIER_").lower() if node is not None else ""
         health, colour = _HEALTH.get(weight.health, ("", ""))
         load = f"{node.load.cpu_ratio:.0%}" if node is not None and node.HasField("load") else ""
-        age_s = now_s - weight.change_time.ToNanoseconds() / 1e9
         table.add_row(
             weight.node,
-            tier,
             f"[{colour}]{health}[/]" if colour else health,
             f"{weight.share:.1%}",
             _ms(weight, "latency"),
@@ -64,9 +74,20 @@ def _viewpoint(viewpoint: Any, nodes: dict[str, Any], now_s: float) -> Table:
             _percent(weight.refused_ratio),
             _percent(weight.failed_ratio),
             load,
-            f"{weight.reason}, {max(0.0, age_s):.0f} s ago",
         )
     return table
+
+
+def _changes(viewpoint: Any, nodes: dict[str, Any], now_s: float) -> Table:
+    """Returns where each node stands and why it has its share: the last change."""
+    grid = Table.grid(padding=(0, 2, 0, 1), pad_edge=True)
+    grid.add_column(no_wrap=True)
+    for weight in viewpoint.weights:
+        node = nodes.get(weight.node)
+        tier = nodes_pb.Tier.Name(node.tier).removeprefix("TIER_").lower() if node is not None else ""
+        age_s = now_s - weight.change_time.ToNanoseconds() / 1e9
+        grid.add_row(weight.node, tier, f"{weight.reason}, {max(0.0, age_s):.0f} s ago")
+    return grid
 
 
 def build_route(route: Any) -> Text:
@@ -87,7 +108,7 @@ def _models(mesh: Any) -> Table | None:
                 nodes.setdefault((model.name, model.version), []).append(node.name)
     if not nodes:
         return None
-    table = Table("model", "version", "on", title="models", title_justify="left", title_style="bold")
+    table = Table("model", "version", "on", title="models", **_LOOKS)
     for (name, version), names in sorted(nodes.items()):
         shown = ", ".join(names[:_NAMES_MAX])
         more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
@@ -104,7 +125,8 @@ def _gateway(gateway: Any) -> Text:
 def _ms(weight: Any, name: str) -> str:
     if not weight.HasField(name):
         return "-"
-    return f"{getattr(weight, name).ToNanoseconds() / 1e6:.1f}"
+    latency_ms = getattr(weight, name).ToNanoseconds() / 1e6
+    return f"{latency_ms:.1f}" if latency_ms < 100 else f"{latency_ms:.0f}"
 
 
 def _percent(ratio: float) -> str:
