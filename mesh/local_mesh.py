@@ -37,6 +37,7 @@ class MeshPlan:
 
     Attributes:
         gateway: where agents call; port 0 takes a free one.
+        control: where nodes, gateways and `starling mesh` call the control plane, on this machine; likewise.
         repository: model repository of every node.
         models: models to load; empty means all of the repository.
         edges, clouds: number of nodes per tier; at least one in all.
@@ -65,6 +66,7 @@ class MeshPlan:
     rate_everywhere: bool = False
     security: LocalSecurity | None = None
     hosts: Hosts = THIS_MACHINE
+    control: Address = _FREE_PORT
     control_flags: tuple[str, ...] = ()
 
 
@@ -124,11 +126,12 @@ def check_plan(plan: MeshPlan) -> Path:
 
     Raises:
         EnvoyMissing: there is no gateway program.
-        PortTaken, AddressUnusable: the gateway's address cannot be listened on.
+        PortTaken, AddressUnusable: the gateway's or the control plane's address cannot be listened on.
     """
     envoy = find_envoy()
     if plan.hosts is THIS_MACHINE:  # other hosts are new: nobody else listens there
         check_listen(plan.gateway, "--gateway")
+        check_listen(plan.control, "--control")
     return envoy
 
 
@@ -152,7 +155,8 @@ async def start_mesh(supervisor: Supervisor, plan: MeshPlan) -> LocalMesh:
     far = [name for name, tier in tiers.items() if tier is Tier.CLOUD and plan.rtt_ms > 0 and not plan.hosts.has_links]
     # What a node has to be told comes first; nodes and gateway then start side by side.
     beside = Address(plan.hosts.get_address(_GATEWAY), 0)
-    programs = [plan.hosts.place(_GATEWAY, control_program(beside, beside, flags))]
+    listen = plan.control if plan.hosts is THIS_MACHINE else beside
+    programs = [plan.hosts.place(_GATEWAY, control_program(listen, beside, flags))]
     control, *delays = await supervisor.start([*programs, *(_delay_program(name, plan.rtt_ms) for name in far)])
     delay_by_node = dict(zip(far, delays, strict=True))
     address = Address.parse(control.facts["grpc"])

@@ -16,6 +16,7 @@ from rich.table import Table
 from mesh.assets import get_model, get_repository, pull_missing
 from mesh.certs.app import DEFAULT_FOLDER
 from mesh.child import Child
+from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.errors import ChildFailed
 from mesh.gateway.security import DEFAULT_RATE, Rate
 from mesh.interrupt import Interrupted, unless, watch_interrupts
@@ -57,6 +58,9 @@ class UpSettings:
     env_prefix: ClassVar[str] = "UP"
 
     gateway: Address = setting(Address("127.0.0.1", 50051), help="where the gateway listens; port 0 takes a free one")
+    control: Address = setting(
+        DEFAULT_ADDRESS, help="where the control plane listens, also for `starling mesh`; port 0 takes a free one"
+    )
     edges: int = setting(2, help="number of edge nodes", check=at_least(0))
     clouds: int = setting(1, help="number of cloud nodes", check=at_least(0))
     rtt_ms: float = setting(40.0, help="round trip to the cloud nodes", check=between(0, 10_000))
@@ -110,6 +114,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         run_dir=settings.out,
         node_command=node_command,
         certs=settings.certs if settings.secure else None,
+        control=settings.control,
         control_flags=("--routes", str(settings.out / "routes.json")),
         rate=Rate(settings.tenant_rate, 2 * settings.tenant_rate),
         rate_by_tenant=dict(map(parse_rate, settings.tenant_rate_of)),
@@ -178,7 +183,7 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
     if mesh.security is None:
         facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
         facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
-        facts.add_row("", f"starling mesh status --control {mesh.control}")
+        facts.add_row("", f"starling mesh status{_control_flag(mesh)}")
     else:
         facts.add_row("secure", f"certificates and tokens in {_shorten(mesh.security.store.root)}")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
@@ -194,10 +199,15 @@ def build_examples(mesh: LocalMesh, security: LocalSecurity) -> list[str]:
     return [
         f"starling call {model} --target {mesh.gateway} {mine} --token-file {token} --input frame=@photo.jpg",
         f"grpcurl {grpcurl} {mesh.gateway} list",
-        f"starling mesh status --control {mesh.control} --certs {_shorten(security.admin_certs)}",
+        f"starling mesh status{_control_flag(mesh)} --certs {_shorten(security.admin_certs)}",
         f"starling certs token --dir {root} --tenant acme --scope infer",
         f"starling certs rotate --dir {root}",
     ]
+
+
+def _control_flag(mesh: LocalMesh) -> str:
+    """Returns what tells `starling mesh` where the control plane is, if it has to be told."""
+    return "" if mesh.control == DEFAULT_ADDRESS else f" --control {mesh.control}"
 
 
 def _shorten(path: Path) -> Path:

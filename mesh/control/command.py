@@ -27,6 +27,7 @@ from starling.mesh.v1 import (
     node_service_pb2_grpc,
 )
 
+from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.control.table import build_route, build_status
 from mesh.errors import MeshError
 from services.client import Tls
@@ -84,9 +85,7 @@ class MeshSettings:
         metavar="NAME=VERSION[@PERCENT]",
         check=_check_labels,
     )
-    control: Address = setting(
-        Address("127.0.0.1", 18000), help="the control plane", metavar="HOST:PORT", check=reachable_port
-    )
+    control: Address = setting(DEFAULT_ADDRESS, help="the control plane", metavar="HOST:PORT", check=reachable_port)
     certs: Path | None = setting(
         None,
         help="folder with tls.crt, tls.key and ca.crt of an admin, for a control plane that asks who calls",

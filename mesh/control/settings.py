@@ -12,6 +12,9 @@ from mesh.endpoint import Endpoint, Tier
 from mesh.gateway import Balancer
 from services.host import Address, between, existing_dir, existing_file, setting
 
+# Where `starling control` and `starling up` listen, and `starling mesh` asks, unless told otherwise.
+DEFAULT_ADDRESS = Address("127.0.0.1", 18000)
+
 
 def parse_node(text: str) -> Endpoint:
     """Returns the node that `NAME=TIER@HOST:PORT` spells.
@@ -53,9 +56,7 @@ class ControlSettings:
 
     env_prefix: ClassVar[str] = "CONTROL"
 
-    listen: Address = setting(
-        Address("127.0.0.1", 18000), help="where gateways and nodes connect; port 0 picks a free one"
-    )
+    listen: Address = setting(DEFAULT_ADDRESS, help="where gateways and nodes connect; port 0 picks a free one")
     metrics: Address = setting(Address("127.0.0.1", 18001), help="Prometheus address; port 0 picks a free one")
     node: tuple[str, ...] = setting(
         (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ def running(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
     repository = folder / "repository"
     (repository / "nanodet").mkdir(parents=True)
     (repository / "nanodet" / "config.pbtxt").touch()
+    addresses = ("--gateway", "127.0.0.1:0", "--control", "127.0.0.1:0")
     places = ("--repository", str(repository), "--out", str(folder / "out"))
     process = subprocess.Popen(
-        [sys.executable, str(_FAKE_MESH), "up", "--gateway", "127.0.0.1:0", *places, *flags],
+        [sys.executable, str(_FAKE_MESH), "up", *addresses, *places, *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,11 +66,27 @@ def test_the_mesh_stays_until_it_is_told_to_stop(tmp_path: Path, number: signal.
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert "cloud-1" in panel
         assert f"grpcurl -plaintext {address[1]} list" in panel
+        control = re.search(r"starling mesh status --control (127\.0\.0\.1:\d+)", panel)
+        assert control is not None, panel
+        command = [sys.executable, "-m", "services.host.cli", "mesh", "status", "--control", control[1]]
+        status = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        assert "cloud-1" in status
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (0, "")
         assert "stopping" in out
     assert wait_for_none(str(tmp_path)) == {}
+
+
+def test_a_control_plane_whose_port_is_taken_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with running(tmp_path, "--control", f"127.0.0.1:{port}") as process:
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert "`--control 127.0.0.1:" in err
+    assert "starting" not in out
 
 
 def test_a_node_that_leaves_is_told_and_the_mesh_stays(tmp_path: Path) -> None:
