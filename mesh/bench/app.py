@@ -86,9 +86,10 @@ def main(argv: Sequence[str]) -> int:
     # A file or a pipe has no width: tables are written whole.
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_UNSEEN)
     if settings.list or not settings.name:
+        width = max(map(len, BENCHMARKS))
         for name, run in BENCHMARKS.items():
             summary = (run.__doc__ or "").partition("\n")[0]
-            console.print(f"  [bold]{name:<12}[/] {summary}", highlight=False)
+            console.print(f"  [bold]{name:<{width}}[/]  {summary}", highlight=False)
         return 0
     chosen = list(BENCHMARKS) if _ALL in settings.name else list(dict.fromkeys(settings.name))
     results = asyncio.run(_run(chosen, settings.out, console))
