@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +45,7 @@ class FleetPlan:
 class Fleet:
     """Agents that look at one video, each through a client of its own.
 
-    Ticks are kept whatever the answers do: a slow mesh gets no less to do, and a late tick counts
-        against the answer.
+    Ticks are kept whatever the answers do: a slow mesh gets no less to do, and a late tick counts against the answer.
 
     Args:
         plan: what to do.
@@ -188,7 +188,7 @@ class Fleet:
         return np.ascontiguousarray(video.frame[y : y + side, x : x + side]), x, y
 
     async def _play(self, start: float) -> None:
-        for number in range(1, 1 << 60):
+        for number in itertools.count(1):
             await asyncio.sleep(max(0.0, start + number / self._video.fps - time.monotonic()))
             self._video.advance()
 

@@ -11,10 +11,8 @@ from mesh.demo.outcome import Outcome, Verdict
 def choose_samples(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
     """Returns up to `count` answered frames that show the run, in the order of time.
 
-    They are spread over the run: one per equal part of it, where there is one. In each part the
-        node, then the agent
-    that was shown least so far comes first, so that rare nodes are seen too; then the frame with
-    the most detections.
+    They are spread over the run: one per equal part of it, where there is one. In each part the node, then the agent
+    that was shown least so far comes first, so that rare nodes are seen too; then the frame with the most detections.
     """
     answered = [o for o in outcomes if o.verdict is Verdict.ANSWERED]
     pool = [o for o in answered if o.detections] or answered

@@ -27,13 +27,13 @@ class DemoSettings:
     loss: float = setting(0.0, help="with --testbed, share of packets lost on that way, 0 to 1", check=between(0, 1))
     deadline_ms: float = setting(100.0, help="time an answer may take", check=above(0))
     out: Path = setting(Path("out/demo"), help="folder for report.json and report.png")
-    model: str = setting("nanodet", help="detector to ask", check=not_empty)
+    model: str = setting("nanodet", help="detector to ask; pulled if missing", metavar="NAME", check=not_empty)
     seed: int = setting(0, help="decides the paths and phases of the cameras")
     gateway: Address = setting(Address("127.0.0.1", 50051), help="where the gateway listens; port 0 takes a free one")
     edges: int = setting(2, help="number of edge nodes", check=at_least(0))
     clouds: int = setting(1, help="number of cloud nodes", check=at_least(0))
     repository: Path = setting(get_repository(os.environ), help="model repository of the nodes", metavar="DIR")
-    video: Path = setting(get_video(os.environ).path, help="what the cameras look at")
+    video: Path = setting(get_video(os.environ).path, help="what the cameras look at; pulled if missing")
 
     @property
     def title(self) -> str:
@@ -44,6 +44,8 @@ class DemoSettings:
         """Yields what contradicts."""
         if self.edges + self.clouds < 1:
             yield "--edges and --clouds are both 0; a mesh has at least one node"
+        if not self.video.is_file() and self.video != get_video(os.environ).path:
+            yield f"--video {self.video} is not there; `starling models pull vtest` fetches the usual one"
         if self.out.exists() and not self.out.is_dir():
             yield f"--out {self.out} is a file; expected a folder"
 

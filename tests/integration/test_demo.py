@@ -222,6 +222,13 @@ def test_what_the_scheduler_refuses_is_rejected_and_named(start_demo: StartDemo,
     assert 0.9 <= report["prediction_error_p50_ms"] <= 1.1
 
 
+def test_a_video_that_is_not_there_is_an_error_before_anything_starts(start_demo: StartDemo, tmp_path: Path) -> None:
+    exit_code, out, err = start_demo("--video", str(tmp_path / "none.avi")).end()
+    assert exit_code != 0
+    assert f"--video {tmp_path / 'none.avi'} is not there" in err
+    assert "starting" not in out
+
+
 def test_a_file_that_is_no_video_is_named(start_demo: StartDemo, tmp_path: Path) -> None:
     bad = tmp_path / "bad.avi"
     bad.write_text("no video")
