@@ -1,6 +1,7 @@
 #include "inference.h"
 
 #include <algorithm>
+#include <charconv>
 
 namespace starling::predict {
 namespace {
@@ -20,6 +21,16 @@ bool may_degrade(Reason reason) noexcept {
   }
 }
 
+// The version that a gateway chose for a model's requests; 0 when it chose none.
+std::int64_t routed_version(std::string_view routed, std::string_view model_name) noexcept {
+  if (!routed.starts_with(model_name)) return 0;
+  routed.remove_prefix(model_name.size());
+  std::int64_t version = 0;
+  if (!routed.starts_with(':')) return 0;
+  const auto [end, error] = std::from_chars(routed.data() + 1, routed.data() + routed.size(), version);
+  return error == std::errc{} && end == routed.data() + routed.size() && version > 0 ? version : 0;
+}
+
 }  // namespace
 
 std::shared_ptr<Model> Inference::model() const {
@@ -32,7 +43,7 @@ void Inference::abandon() {
   if (const auto current = model()) current->cancel(*this);
 }
 
-void Inference::start(Status parsed, RequestView&& view, std::string payer) {
+void Inference::start(Status parsed, RequestView&& view, std::string payer, std::string_view routed) {
   view_ = std::move(view);
   if (!parsed.ok()) {
     node_.malformed.fetch_add(1, std::memory_order_relaxed);
@@ -64,7 +75,8 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer) {
     const auto budget = std::min<std::int64_t>(*view_.budget_us, std::int64_t{3600} * 1'000'000);
     deadline = std::min(deadline, arrival + std::chrono::microseconds(budget));
   }
-  attempt(view_.model_name, view_.model_version);
+  const bool is_free = view_.model_version == 0 && !routed.empty();
+  attempt(view_.model_name, is_free ? routed_version(routed, view_.model_name) : view_.model_version);
 }
 
 void Inference::attempt(const std::string& model_name, std::int64_t version) {

@@ -24,8 +24,9 @@ class Inference : public Request {
   explicit Inference(Node& node) : node_(node) { node_.requests.fetch_add(1, std::memory_order_relaxed); }
   ~Inference() override { node_.requests.fetch_sub(1, std::memory_order_relaxed); }
 
-  // `parsed` is what parsing the message into `view` said. `arrival` and `deadline` are set.
-  void start(Status parsed, RequestView&& view, std::string tenant);
+  // `parsed` is what parsing the message into `view` said; `routed` is "NAME:VERSION", the version of requests for that
+  // model which name none, or empty. `arrival` and `deadline` are set.
+  void start(Status parsed, RequestView&& view, std::string tenant, std::string_view routed);
 
   virtual void deliver(const Answer& answer) noexcept = 0;
   virtual void refuse(const Status& status) noexcept = 0;

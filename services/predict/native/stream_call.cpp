@@ -5,7 +5,11 @@
 namespace starling::predict {
 
 StreamCall::StreamCall(Node& node, const Codec& codec, transport::CallHead&& head)
-    : node_(node), codec_(codec), deadline_(head.deadline), tenant_(std::move(head.tenant)) {
+    : node_(node),
+      codec_(codec),
+      deadline_(head.deadline),
+      tenant_(std::move(head.tenant)),
+      routed_(std::move(head.routed)) {
   node_.call_started();
 }
 
@@ -77,7 +81,7 @@ void StreamCall::Item::run() {
   deadline = call_.deadline_;
   RequestView request;
   auto parsed = call_.codec_.parse_streamed(message_.spans(), request);
-  start(std::move(parsed), std::move(request), call_.tenant_);
+  start(std::move(parsed), std::move(request), call_.tenant_, call_.routed_);
 }
 
 void StreamCall::Item::deliver(const Answer& answer) noexcept {

@@ -54,6 +54,7 @@ class StreamCall final : public transport::Call {
   const Codec& codec_;
   const TimePoint deadline_;
   const std::string tenant_;
+  const std::string routed_;
 
   std::mutex mutex_;
   std::deque<std::shared_ptr<Item>> items_;  // guarded by mutex_, as all below

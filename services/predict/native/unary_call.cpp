@@ -9,7 +9,7 @@ transport::Ending to_ending(const Status& status, int code, std::string_view req
 }
 
 UnaryCall::UnaryCall(Node& node, const Codec& codec, transport::CallHead&& head)
-    : Inference(node), node_(node), codec_(codec), tenant_(std::move(head.tenant)) {
+    : Inference(node), node_(node), codec_(codec), tenant_(std::move(head.tenant)), routed_(std::move(head.routed)) {
   node_.call_started();
   deadline = head.deadline;
 }
@@ -22,7 +22,7 @@ void UnaryCall::on_message(transport::Message&& message) {
   arrival = Clock::now();
   RequestView request;
   auto parsed = codec_.parse(message_.spans(), request);
-  start(std::move(parsed), std::move(request), std::move(tenant_));
+  start(std::move(parsed), std::move(request), std::move(tenant_), routed_);
 }
 
 void UnaryCall::deliver(const Answer& answer) noexcept {

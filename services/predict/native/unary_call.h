@@ -22,6 +22,7 @@ class UnaryCall final : public transport::Call, public Inference {
   Node& node_;
   const Codec& codec_;
   std::string tenant_;
+  const std::string routed_;
   transport::Message message_;
   bool started_ = false;  // the loop's
 };

@@ -22,6 +22,7 @@ struct CallHead {
   std::string method;                     // "/package.Service/Method"
   TimePoint deadline = TimePoint::max();  // of `grpc-timeout`
   std::string tenant;                     // `x-tenant`, which the gateway sets
+  std::string routed;                     // `x-model-default`: "NAME:VERSION" of requests that name no version
 };
 
 // How a call ends.

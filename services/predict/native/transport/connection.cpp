@@ -331,6 +331,8 @@ void Connection::on_header(Stream& stream, std::string_view name, std::string_vi
     if (timeout && *timeout < std::chrono::hours(24)) stream.head.deadline = now + *timeout;
   } else if (name == "x-tenant") {
     stream.head.tenant = value;
+  } else if (name == "x-model-default") {
+    stream.head.routed = value;
   } else if (name == "grpc-encoding") {
     stream.encoding = encoding_from_name(value);
   }
