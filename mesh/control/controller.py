@@ -79,8 +79,9 @@ class Controller:
         self._changed = asyncio.Event()
         self._ticked_s = self._started_s = clock()
         self._settled = False
-        self._routed: int | None = None
+        self._routed: tuple[int, frozenset[str]] | None = None
         self._routes: tuple[ModelRoute, ...] = ()
+        self._are_all = False
 
     def take(self, gateway: str, cluster: str, address: Address, sample: Sample) -> None:  # noqa: ARG002
         """Takes one try at a node, from the access log."""
@@ -134,7 +135,7 @@ class Controller:
         for name in [name for name, used_s in self._used_s.items() if now_s - used_s > VIEWPOINT_KEPT_S]:
             self.viewpoints.pop(name, None)
             del self._used_s[name]
-        moved = self._follow_models() or endpoints != self._told
+        moved = self._follow_models(endpoints) or endpoints != self._told
         self._told = endpoints
         for viewpoint in self.viewpoints.values():
             if viewpoint.look(seats, now_s) or moved:
@@ -142,19 +143,26 @@ class Controller:
 
     def find_models(self) -> dict[str, Found]:
         """Returns what nodes have of each model."""
-        return find_models(member.node.models for member in self.registry)
+        return self._find_models(self.registry.endpoints(self._clock()))
 
-    def _follow_models(self) -> bool:
+    def _find_models(self, endpoints: Iterable[Endpoint]) -> dict[str, Found]:
+        serving = _find_serving(endpoints)
+        return find_models((member.node.models, member.name in serving) for member in self.registry)
+
+    def _follow_models(self, endpoints: Sequence[Endpoint]) -> bool:
         """Makes routes of the models of now; returns whether gateways have to be told."""
         settles = not self._settled and not self.is_new()
-        if not settles and self._routed == self.registry.models_revision:
+        state = (self.registry.models_revision, _find_serving(endpoints))
+        if not settles and self._routed == state:
             return False
         self._settled |= settles
-        self._routed = self.registry.models_revision
-        routes = build_routes(self.find_models(), self.plans)
-        if not settles and routes == self._routes:
+        self._routed = state
+        routes = build_routes(self._find_models(endpoints), self.plans)
+        # Nodes that have not registered again, or do not tell, may have any model.
+        are_all = self._settled and len(self.registry) > 0 and all(member.has_told for member in self.registry)
+        if not settles and (routes, are_all) == (self._routes, self._are_all):
             return False
-        self._routes = routes
+        self._routes, self._are_all = routes, are_all
         self._frames.clear()
         return True
 
@@ -186,17 +194,19 @@ class Controller:
     def _put(self, gateway: Gateway, viewpoint: Viewpoint, endpoints: Sequence[Endpoint]) -> None:
         listen = gateway.identity.listen
         if listen not in self._frames:
-            self._frames[listen] = build_frame(listen, self._balancer, self._security, self._routes)
+            self._frames[listen] = build_frame(
+                listen, self._balancer, self._security, self._routes, are_all=self._are_all
+            )
         gateway.put(build_snapshot(self._frames[listen], endpoints, viewpoint.plan.weights))
 
     def _welcome(self, gateway: Gateway) -> None:
         """Gives a gateway that has just connected its first snapshot."""
         now_s = self._clock()
         viewpoint = self._viewpoint(gateway.identity.viewpoint)
-        if self._follow_models():
+        seats = self._seats(now_s)
+        if self._follow_models([seat.endpoint for seat in seats]):
             for other in self.viewpoints.values():
                 self._publish(other, self._told)
-        seats = self._seats(now_s)
         viewpoint.look(seats, now_s)
         self._publish(viewpoint, [seat.endpoint for seat in seats])
 
@@ -214,3 +224,7 @@ class Controller:
         return (
             f"<Controller nodes={len(self.registry)} gateways={len(self.gateways)} viewpoints={len(self.viewpoints)}>"
         )
+
+
+def _find_serving(endpoints: Iterable[Endpoint]) -> frozenset[str]:
+    return frozenset(endpoint.name for endpoint in endpoints if endpoint.health is Health.SERVING)

@@ -11,7 +11,7 @@ from typing import Any
 from starling.mesh.v1 import node_service_pb2 as pb
 
 from mesh.control.errors import InvalidRoute
-from mesh.gateway import ModelRoute, Pool, Share, serves_highest, serves_model, serves_version
+from mesh.gateway import ModelRoute, Pool, Share, serves_model, serves_version
 
 LABELS_MAX = 16
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -75,39 +75,37 @@ class Found:
     """What nodes have of one model.
 
     Attributes:
-        versions: that some node has, ready or not, also nodes that were lost.
-        highest: that are the highest ready one of some node, which is what a call without a version gets there.
+        versions: that some node has, ready or not, also nodes that are away.
+        ready: those that some node runs which is not.
         affinity: the strongest that some node asks for.
     """
 
     versions: set[int] = field(default_factory=set)
-    highest: set[int] = field(default_factory=set)
+    ready: set[int] = field(default_factory=set)
     affinity: int = pb.AFFINITY_UNSPECIFIED
 
 
 def read_serves(models: Iterable[Any]) -> tuple[str, ...]:
-    """Returns what a node answers for, as routes ask for it: its ready models, their versions, the highest of each."""
-    words = set()
-    for name, version in _ready(models):
-        words |= {serves_model(name), serves_version(name, version)}
-    words |= {serves_highest(name, version) for name, version in _highest(models).items()}
-    return tuple(sorted(words))
+    """Returns what a node answers for, as routes ask for it: its ready models, and their versions."""
+    ready = [model for model in models if model.ready]
+    words = {serves_model(model.name) for model in ready}
+    return tuple(sorted(words | {serves_version(model.name, model.version) for model in ready}))
 
 
-def find_models(nodes: Iterable[Sequence[Any]]) -> dict[str, Found]:
+def find_models(nodes: Iterable[tuple[Sequence[Any], bool]]) -> dict[str, Found]:
     """Returns what there is of each model.
 
     Args:
-        nodes: the `NodeModel`s of each node.
+        nodes: the `NodeModel`s of each node, and whether it gets calls now.
     """
     found: dict[str, Found] = {}
-    for models in nodes:
+    for models, serves in nodes:
         for model in models:
             entry = found.setdefault(model.name, Found())
             entry.versions.add(model.version)
+            if model.ready and serves:
+                entry.ready.add(model.version)
             entry.affinity = max(entry.affinity, model.affinity)
-        for name, version in _highest(models).items():
-            found[name].highest.add(version)
     return found
 
 
@@ -119,31 +117,19 @@ def build_routes(found: Mapping[str, Found], plans: Mapping[str, RoutePlan]) -> 
 def find_route_alarms(found: Mapping[str, Found], plans: Mapping[str, RoutePlan]) -> Iterator[str]:
     """Yields what cannot be done as it is wanted, one sentence each."""
     for name, plan in sorted(plans.items()):
-        highest = found[name].highest if name in found else set()
+        ready = found[name].ready if name in found else set()
         for label in plan.labels:
-            if label.version not in highest:
+            if label.version not in ready:
                 share = f"; its {label.percent:g} % go to the other labels" if label.percent else ""
-                yield f"label {label.name} of {name} is version {label.version}, which is the highest of no node{share}"
+                yield f"label {label.name} of {name} is version {label.version}, which no node runs{share}"
 
 
 def _build_route(name: str, found: Found, plan: RoutePlan | None) -> ModelRoute:
     pool, versions = _POOLS.get(found.affinity, Pool.NODES), tuple(sorted(found.versions))
     if plan is None:
         return ModelRoute(name, pool, versions)
-    # A node runs its highest version when a call names none; so it gets the call only where that is the wanted one.
-    able = [label for label in plan.labels if label.version in found.highest]
-    labels = {label.name: label.version for label in able}
+    labels = {label.name: label.version for label in plan.labels if label.version in found.versions}
+    able = [label for label in plan.labels if label.version in found.ready]
     total = sum(label.percent for label in able)
     shares = tuple(Share(label.version, 100 * label.percent / total) for label in able if label.percent)
     return ModelRoute(name, pool, versions, labels, shares)
-
-
-def _ready(models: Iterable[Any]) -> Iterator[tuple[str, int]]:
-    return ((model.name, model.version) for model in models if model.ready)
-
-
-def _highest(models: Iterable[Any]) -> dict[str, int]:
-    highest: dict[str, int] = {}
-    for name, version in _ready(models):
-        highest[name] = max(version, highest.get(name, 0))
-    return highest

@@ -78,7 +78,7 @@ class Probe:
             return  # it keeps what it had
         ready = [model for model in reply.models if model.state == model_service_pb2.MODEL_STATE_READY]
         models = [node_service_pb2.NodeModel(name=m.name, version=m.version, ready=True) for m in ready]
-        if models != list(member.node.models):
+        if models != list(member.node.models) or not member.has_told:
             self._registry.set_models(member, models)
 
     async def _connect(self, name: str, address: Address) -> grpc.aio.Channel:

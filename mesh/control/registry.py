@@ -54,6 +54,7 @@ class Member:
         service_s: how long a request takes on it, as its reports say; None before it has answered one.
         orders: what it still has to be told, oldest first.
         discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
+        has_told: whether it is known which models it has.
         serves: what it answers for, as routes ask for it.
     """
 
@@ -71,6 +72,7 @@ class Member:
     service_s: float | None = None
     orders: list[Any] = field(default_factory=list)
     discovered: bool = False
+    has_told: bool = False
     serves: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -160,7 +162,7 @@ class Registry:
             self._by_lease.pop(before.lease_id, None)
         kept = pb.Node()
         kept.CopyFrom(node)
-        member = Member(kept, tier, address, request_id, self._new_lease(), now_s, time_s, now_s)
+        member = Member(kept, tier, address, request_id, self._new_lease(), now_s, time_s, now_s, has_told=True)
         self._members[member.name] = member
         self._by_lease[member.lease_id] = member
         self._tell_models()
@@ -242,6 +244,7 @@ class Registry:
         models = list(models)
         del member.node.models[:]
         member.node.models.extend(models)
+        member.has_told = True
         member.serves = read_serves(member.node.models)
         self._tell_models()
 

@@ -20,6 +20,8 @@ def build_frame(
     balancer: Balancer,
     security: SecurityPlan | None = None,
     models: Collection[ModelRoute] = (),
+    *,
+    are_all: bool = False,
 ) -> Snapshot:
     """Returns the part of a gateway's snapshot that does not change with the nodes: clusters, listener, routes.
 
@@ -28,6 +30,7 @@ def build_frame(
         balancer: how it picks a node.
         security: who may call; plain text from everybody without it.
         models: where the calls for each model go.
+        are_all: whether there are no other models.
     """
     pools = find_pools(models)
     listener, clusters = grpc_listener(listen), [nodes_cluster(balancer, pool) for pool in pools]
@@ -37,7 +40,8 @@ def build_frame(
     frame = Snapshot()
     frame = frame.with_messages(CLUSTER, {c["name"]: parse_resource(CLUSTER, c) for c in clusters})
     frame = frame.with_messages(LISTENER, {LISTENER_NAME: parse_resource(LISTENER, listener)})
-    return frame.with_messages(ROUTES, {ROUTES_NAME: parse_resource(ROUTES, route_configuration(models))})
+    routes = route_configuration(models, are_all=are_all)
+    return frame.with_messages(ROUTES, {ROUTES_NAME: parse_resource(ROUTES, routes)})
 
 
 def find_pools(models: Collection[ModelRoute]) -> list[Pool]:

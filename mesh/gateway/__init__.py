@@ -9,7 +9,6 @@ from mesh.gateway.routes import (
     ModelRoute,
     Share,
     route_configuration,
-    serves_highest,
     serves_model,
     serves_version,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "grpc_listener",
     "nodes_cluster",
     "route_configuration",
-    "serves_highest",
     "serves_model",
     "serves_version",
     "wait_healthy",

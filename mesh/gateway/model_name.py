@@ -23,6 +23,9 @@ LABEL_HEADER = "x-model-label"
 ALLOW_HEADER = "x-model-allow"
 """The first other model that will do, see `PredictRequest.allow`."""
 
+DEFAULT_HEADER = "x-model-default"
+"""What the gateway tells nodes: the version of a model, NAME:VERSION, for requests that name none."""
+
 _EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 _COMPRESSED = "gzip|deflate|snappy|zstd"  # nothing can be read in those; they go to any node
 

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from mesh.gateway.model_name import LABEL_HEADER, MODEL_HEADER, VERSION_HEADER
 from mesh.gateway.typed import Resource
 from services.host import DOMAIN, StatusCode
 
@@ -16,6 +17,11 @@ NOT_LOADED = 404
 """HTTP status with which a route says that no node has what the call is for."""
 
 _RETRY_MS = 500  # by then a node that fell silent speaks again, or another one has taken its place
+_NAMED = {
+    VERSION_HEADER: "version %REQ(X-MODEL-VERSION)% of model %REQ(X-MODEL-NAME)%",
+    LABEL_HEADER: "label %REQ(X-MODEL-LABEL)% of model %REQ(X-MODEL-NAME)%",
+    MODEL_HEADER: "model %REQ(X-MODEL-NAME)%",
+}
 _NO_HEALTHY_NODE = {"response_flag_filter": {"flags": ["UH"]}}
 
 
@@ -28,13 +34,7 @@ def replies(further: Sequence[Resource] = ()) -> Resource:
     return {
         "mappers": [
             *further,
-            reply(
-                has_status(NOT_LOADED),
-                StatusCode.NOT_FOUND,
-                "MODEL_NOT_FOUND",
-                "model %REQ(X-MODEL-NAME)% (version: %REQ(X-MODEL-VERSION)%, label: %REQ(X-MODEL-LABEL)%) is loaded on "
-                "no node; `starling mesh status` shows what is",
-            ),
+            *(_not_loaded(header, what) for header, what in _NAMED.items()),
             reply(
                 _NO_HEALTHY_NODE,
                 StatusCode.UNAVAILABLE,
@@ -44,6 +44,17 @@ def replies(further: Sequence[Resource] = ()) -> Resource:
             ),
         ]
     }
+
+
+def _not_loaded(header: str, what: str) -> Resource:
+    """Returns the mapper of refused calls that have this header."""
+    named = {"header_filter": {"header": {"name": header, "present_match": True}}}
+    return reply(
+        {"and_filter": {"filters": [has_status(NOT_LOADED), named]}},
+        StatusCode.NOT_FOUND,
+        "MODEL_NOT_FOUND",
+        f"{what} is loaded on no node; `starling mesh status` shows what is",
+    )
 
 
 def has_status(http_status: int) -> Resource:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mesh.gateway.clusters import LB_METADATA, SERVES, Pool
-from mesh.gateway.model_name import ALLOW_HEADER, LABEL_HEADER, MODEL_HEADER, VERSION_HEADER, has_header, header_input
+from mesh.gateway.model_name import (
+    ALLOW_HEADER,
+    DEFAULT_HEADER,
+    LABEL_HEADER,
+    MODEL_HEADER,
+    VERSION_HEADER,
+    has_header,
+    header_input,
+)
 from mesh.gateway.replies import NOT_LOADED
 from mesh.gateway.typed import Resource, extension
 
@@ -68,8 +76,8 @@ class ModelRoute:
         name: of the model.
         pool: how a node is chosen among those that have it.
         versions: that some node has.
-        labels: version by label; such calls go to nodes that run this version when none is named.
-        shares: of the calls that name neither, to the same nodes, summing to 100; any node with the model when empty.
+        labels: version by label.
+        shares: of the calls that name neither, summing to 100; any node with the model when empty.
     """
 
     name: str
@@ -89,23 +97,21 @@ def serves_version(name: str, version: int) -> str:
     return f"{name}:{version}"
 
 
-def serves_highest(name: str, version: int) -> str:
-    """Returns what a node serves that runs this version when a call names none, as its endpoint says it."""
-    return f"{name}@{version}"
-
-
-def route_configuration(models: Iterable[ModelRoute] = ()) -> Resource:
+def route_configuration(models: Iterable[ModelRoute] = (), *, are_all: bool = False) -> Resource:
     """Returns the `envoy.config.route.v3.RouteConfiguration`.
 
     Args:
-        models: every model that a node has told of; any node may get the calls for another one.
+        models: every model that a node has told of.
+        are_all: whether every node has told: calls for any other model are refused, instead of trying some nodes.
     """
     found = sorted(models, key=lambda model: model.name)
     by_name = {model.name: _on_match(_model_routes(model)) for model in found}
     by_other = {model.name: _on_match(_other_routes(model)) for model in found}
     unnamed = _unnamed_routes()
+    # What else the call allows may be more than the gateway has read.
+    nowhere = [_refusal(_INFERENCE, [_header(ALLOW_HEADER, is_there=False)]), *unnamed] if are_all else unnamed
     # Looked up, not gone through: the time to find a route does not grow with the number of models.
-    named = _look_up(MODEL_HEADER, by_name, otherwise=_look_up(ALLOW_HEADER, by_other, _on_match(unnamed)))
+    named = _look_up(MODEL_HEADER, by_name, otherwise=_look_up(ALLOW_HEADER, by_other, _on_match(nowhere)))
     return {
         "name": ROUTES,
         "virtual_hosts": [
@@ -127,7 +133,7 @@ def _model_routes(model: ModelRoute) -> list[Resource]:
         (_header(VERSION_HEADER, f"{v}"), _to(model.pool, serves_version(model.name, v))) for v in model.versions
     ]
     labels = [
-        (_header(LABEL_HEADER, label), _to(model.pool, serves_highest(model.name, version)))
+        (_header(LABEL_HEADER, label), _to_shares(model, [Share(version, 100)]))
         for label, version in sorted(model.labels.items())
     ]
     retry = _Retry.UNSENT if model.pool is Pool.SEQUENCES else _Retry.PREDICT
@@ -137,7 +143,7 @@ def _model_routes(model: ModelRoute) -> list[Resource]:
         for header, to in (*versions, *labels):
             routes.append(_route(_one_of(methods, [header]), to, retry, deadline_max_s))
         routes += [_refusal(methods, [_header(header)]) for header in (VERSION_HEADER, LABEL_HEADER)]
-        to = _to_shares(model) if model.shares else anyone
+        to = _to_shares(model, model.shares) if model.shares else anyone
         routes.append(_route(_one_of(methods), to, retry, deadline_max_s))
     routes += [_route(_one_of(_READS, [header]), to, _Retry.UNSENT) for header, to in versions]
     routes.append(_route(_one_of(_READS), anyone, _Retry.UNSENT))
@@ -171,15 +177,14 @@ def _to(pool: Pool, served: str) -> Resource:
     return {"cluster": str(pool), "metadata_match": _serving(served)}
 
 
-def _to_shares(model: ModelRoute) -> Resource:
-    clusters = [
-        {
-            "name": str(model.pool),
-            "weight": round(share.percent * 100),
-            "metadata_match": _serving(serves_highest(model.name, share.version)),
-        }
-        for share in model.shares
-    ]
+def _to_shares(model: ModelRoute, shares: Iterable[Share]) -> Resource:
+    """Returns the nodes that have one of these versions, which are told that calls without a version are for it."""
+    clusters = []
+    for share in shares:
+        served = serves_version(model.name, share.version)
+        told = {"header": {"key": DEFAULT_HEADER, "value": served}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        one = {"name": str(model.pool), "weight": round(share.percent * 100), "metadata_match": _serving(served)}
+        clusters.append({**one, "request_headers_to_add": [told]})
     # What an agent has begun with one version goes on with it.
     sticks = {} if model.pool is Pool.NODES else {"use_hash_policy": True}
     return {"weighted_clusters": {"clusters": clusters, **sticks}}
@@ -231,9 +236,9 @@ def _one_of(methods: Iterable[str], headers: Iterable[Resource] = ()) -> Resourc
     return {"safe_regex": {"regex": f"/[^/]+/({'|'.join(methods)})"}, "grpc": {}, "headers": list(headers)}
 
 
-def _header(name: str, value: str | None = None) -> Resource:
+def _header(name: str, value: str | None = None, *, is_there: bool = True) -> Resource:
     if value is None:
-        return {"name": name, "present_match": True}
+        return {"name": name, "present_match": is_there}
     return {"name": name, "string_match": {"exact": value}}
 
 

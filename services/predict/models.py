@@ -105,7 +105,11 @@ def native_config(found: ModelVersion, labels: Mapping[str, Sequence[str]] | Non
 
 
 class NodeModels:
-    """Loads and unloads versions of a repository. Thread-safe; one load or unload at a time."""
+    """Loads and unloads versions of a repository. Thread-safe; one load or unload at a time.
+
+    Attributes:
+        changed: set after each of them; whoever waits for it clears it.
+    """
 
     def __init__(self, repository: Repository, registry: ModelRegistry) -> None:
         self._repository = repository
@@ -114,6 +118,7 @@ class NodeModels:
         self._states: dict[Key, tuple[State, str]] = {}
         self._loaded: dict[Key, tuple[ModelVersion, _Stamp]] = {}
         self._start_is_over = threading.Event()
+        self.changed = threading.Event()
         registry.set_available(repository.names())
 
     def __repr__(self) -> str:
@@ -229,6 +234,7 @@ class NodeModels:
                 raise
             self._loaded[key] = (found, stamp)
             self._states.pop(key)
+            self.changed.set()
             _log.info("model %s:%d is ready", *key)
 
     def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
@@ -250,6 +256,7 @@ class NodeModels:
                 self._registry.unload(key[0], key[1], grace_s=grace_s)
                 self._states.pop(key)
                 self._loaded.pop(key, None)
+                self.changed.set()
                 _log.info("model %s:%d is unloaded", *key)
         ready = self._ready()
         return [self._look_up(key, ready) for key in keys]

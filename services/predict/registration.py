@@ -59,6 +59,7 @@ class Registration:
         self._registered = threading.Event()
         self._lease_id = ""
         self._period_s = _RETRY_S
+        self._told: list[Any] = []  # the models as the control plane knows them
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stream: LinkStream | None = None
         self._thread = threading.Thread(target=self._run, name="registration", daemon=True)
@@ -103,7 +104,8 @@ class Registration:
         """Takes a lease; returns what went wrong, or nothing."""
         node = pb.Node()
         node.CopyFrom(self._node)
-        node.models.extend(describe_models(self._models))
+        self._told = describe_models(self._models)
+        node.models.extend(self._told)
         request = pb.RegisterNodeRequest(node=node, request_id=self._request_id)
         reply = self._link.call(_SERVICE + "RegisterNode", request.SerializeToString(), _CALL_S)
         if reply.code != _OK:
@@ -117,23 +119,24 @@ class Registration:
         return ""
 
     def _report(self) -> str:
-        """Reports until the stream breaks; returns why it did."""
+        """Reports until the stream breaks, at once after a load or unload; returns why it did."""
         self._stream = stream = self._link.open(_SERVICE + "ReportLoad")
         header = pb.ReportLoadRequest(header=pb.ReportLoadHeader(lease_id=self._lease_id))
         ended = threading.Event()
         reader = threading.Thread(target=self._read, args=(stream, ended), name="orders", daemon=True)
         reader.start()
-        models = describe_models(self._models)
         alive = stream.write(header.SerializeToString())
-        while alive and not ended.wait(self._period_s) and not self._stopping.is_set():
-            now = describe_models(self._models)
-            if now != models:
-                models = now
+        while alive and not ended.is_set() and not self._stopping.is_set():
+            self._models.changed.clear()
+            models = describe_models(self._models)
+            if models != self._told:
+                self._told = models
                 alive = stream.write(pb.ReportLoadRequest(models=pb.NodeModels(models=models)).SerializeToString())
             while alive and not self._results.empty():
                 alive = stream.write(pb.ReportLoadRequest(result=self._results.get()).SerializeToString())
             report = self._meter.read()
             alive = alive and stream.write(pb.ReportLoadRequest(report=report).SerializeToString())
+            self._models.changed.wait(self._period_s)
         stream.cancel()
         reader.join()
         reply = stream.finish()
@@ -146,6 +149,7 @@ class Registration:
                 # Loading takes seconds, and the stream has to go on meanwhile.
                 threading.Thread(target=self._obey, args=(response.order,), daemon=True).start()
         ended.set()
+        self._models.changed.set()
 
     def _obey(self, order: Any) -> None:
         result = pb.OrderResult(order_id=order.order_id)

@@ -141,8 +141,18 @@ async def test_a_model_is_asked_for_only_where_it_is_loaded(tmp_path: Path) -> N
         assert {await ask(client) for _ in range(40)} == {"n-1:2", "n-2:3"}
         assert await ask(client, version=9) == "MODEL_NOT_FOUND"
 
-        with pytest.raises(ModelNotFound, match="model nowhere is unknown to node"):
-            await client.predict("nowhere", {"x0": _X}, deadline_s=10)
+        async def is_refused_here() -> bool:
+            try:
+                await client.predict("nowhere", {"x0": _X}, deadline_s=10)
+            except ModelNotFound as error:
+                return error.metadata.get("by") == "gateway" and str(error).startswith("model nowhere is loaded on no")
+            raise AssertionError("there is no such model")
+
+        await wait_for(is_refused_here)  # a control plane that has just started waits for nodes to register again
+        with pytest.raises(ModelNotFound, match="version 9 of model m is loaded on no node"):
+            await client.predict("m", {"x0": _X}, version=9, deadline_s=10)
+        with pytest.raises(ModelNotFound, match="label new of model m is loaded on no node"):
+            await client.predict("m", {"x0": _X}, label="new", deadline_s=10)
         assert {await ask(client, "nowhere", allow=("other",)) for _ in range(10)} == {"n-2:1"}
 
         # Callers that send no headers, in both formats.
@@ -158,6 +168,10 @@ async def test_a_model_is_asked_for_only_where_it_is_loaded(tmp_path: Path) -> N
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Predict(pb.PredictRequest(model_name="nowhere"), timeout=10)
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            assert caught.value.details().startswith("model nowhere is loaded on no node")
+            nowhere = stub.PredictStream(timeout=10)
+            await nowhere.write(pb.PredictStreamRequest(request=pb.PredictRequest(model_name="nowhere")))
+            assert await nowhere.code() is grpc.StatusCode.NOT_FOUND
             foreign: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             x = oip.ModelInferRequest.InferInputTensor(name="x0", datatype="FP32", shape=[1, 4])
             for model, version in (("m", "1"), ("m", "3"), ("other", "")) * 4:
@@ -166,15 +180,18 @@ async def test_a_model_is_asked_for_only_where_it_is_loaded(tmp_path: Path) -> N
                 infer = oip.ModelInferRequest(model_name=model, model_version=version, inputs=[x])
                 infer.raw_input_contents.append(_X.tobytes())
                 assert (await foreign.ModelInfer(infer, timeout=10)).model_version == (version or "1")
+            infer.model_name = "nowhere"
+            with pytest.raises(grpc.aio.AioRpcError, match="model nowhere is loaded on no node"):
+                await foreign.ModelInfer(infer, timeout=10)
 
         # What is loaded later is found, and what is unloaded is refused.
-        absent = ("MODEL_NOT_FOUND", "MODEL_NOT_READY")  # in the repository of one node
-        assert await ask(client, "late") in absent
+        absent = "MODEL_NOT_FOUND"
+        assert await ask(client, "late") == absent
         async with AsyncClient(second.facts["grpc"]) as direct:
             await direct.load("late")
             await wait_for(answered_by(client, "n-2:1", model="late"))
             await direct.unload("late")
-            await wait_for(answered_by(client, *absent, model="late"))
+            await wait_for(answered_by(client, absent, model="late"))
         await second.kill()
         assert {await ask(client) for _ in range(10)} == {"n-1:2"}
         await wait_for(answered_by(client, "NO_NODE", model="other"))
@@ -215,6 +232,65 @@ async def test_calls_are_divided_among_versions_and_labels_name_them(tmp_path: P
         assert await ask(client, label="canary") == "new:2"
         with pytest.raises(grpc.aio.AioRpcError, match="sum to 30 %"):
             await mesh.set_route("m", stable=(1, 30))
+
+
+async def test_a_node_with_two_versions_runs_the_one_that_a_share_or_label_is_for(tmp_path: Path) -> None:
+    both = publish(tmp_path / "both", "m", 1, 2)
+    async with running(tmp_path) as mesh, mesh.client() as client:
+        node = await mesh.start_node("n", both)
+        await wait_for(answered_by(client, "n:2"))
+        await mesh.set_route("m", stable=(1, 50), canary=(2, 50))
+        await wait_for(answered_by(client, "n:1", label="stable"))
+        counts = Counter([await ask(client) for _ in range(200)])
+        assert set(counts) == {"n:1", "n:2"}
+        assert 40 < counts["n:1"] < 160, counts  # 100 expected, eight standard deviations are 57
+        assert {await ask(client, label="canary") for _ in range(6)} == {"n:2"}
+        assert {await ask(client, version=1) for _ in range(6)} == {"n:1"}
+
+        async def stream(*versions: int, label: str = "") -> list[int]:
+            async def requests() -> AsyncIterator[Request]:
+                for version in versions:
+                    yield Request(model="m", inputs={"x0": _X}, version=version, label=label)
+
+            answers = [answer async for answer in client.predict_stream(requests(), deadline_s=30)]
+            return [answer.version if isinstance(answer, Prediction) else 0 for answer in answers]
+
+        # A stream stays with the version that it was given; what names one gets that one.
+        found = [await stream(0, 0, 2, 1, 0) for _ in range(24)]
+        assert {tuple(versions) for versions in found} == {(1, 1, 2, 1, 1), (2, 2, 2, 1, 2)}
+        assert await stream(0, 2, 0, label="stable") == [1, 2, 1]
+
+        async with grpc.aio.insecure_channel(mesh.gateway) as channel:
+            foreign: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            x = oip.ModelInferRequest.InferInputTensor(name="x0", datatype="FP32", shape=[1, 4])
+            infer = oip.ModelInferRequest(model_name="m", inputs=[x], raw_input_contents=[_X.tobytes()])
+            assert {(await foreign.ModelInfer(infer, timeout=10)).model_version for _ in range(40)} == {"1", "2"}
+            streamed = foreign.ModelStreamInfer(
+                timeout=20, metadata=[("x-model-name", "m"), ("x-model-label", "stable")]
+            )
+            for version, runs in (("", "1"), ("2", "2"), ("", "1")):
+                infer.model_version = version
+                await streamed.write(infer)
+                assert (await streamed.read()).infer_response.model_version == runs
+            streamed.cancel()
+
+        # What the gateway tells the node counts for its model alone, and only when it is a version.
+        async with grpc.aio.insecure_channel(node.facts["grpc"]) as channel:
+            direct: Any = predict_service_pb2_grpc.PredictServiceStub(channel)
+            request = pb.PredictRequest(model_name="m", inputs=[tensor("x0", (1, 4))])
+            for said, runs in (
+                ("m:1", 1),
+                ("n:1", 2),
+                ("m", 2),
+                ("m:", 2),
+                ("m:-1", 2),
+                ("m:1x", 2),
+                (f"m:{1 << 70}", 2),
+            ):
+                answer = await direct.Predict(request, timeout=10, metadata=[("x-model-default", said)])
+                assert answer.model_version == runs, said
+            with pytest.raises(grpc.aio.AioRpcError, match="model m:9 is "):
+                await direct.Predict(request, timeout=10, metadata=[("x-model-default", "m:9")])
 
 
 async def test_a_sequence_reaches_the_node_that_has_it_or_is_told_that_it_is_gone(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _GOLDEN = Path(__file__).with_name("gateway.golden.json")
 _LISTEN = Address("127.0.0.1", 50051)
 _SITE = GatewaySite("gateway", _LISTEN, Address("127.0.0.1", 18000), "hall-2")
 _ENDPOINTS = (
-    Endpoint("edge-1", Tier.EDGE, Address("127.0.0.1", 9001), serves=("detector", "detector:1", "detector@1")),
+    Endpoint("edge-1", Tier.EDGE, Address("127.0.0.1", 9001), serves=("detector", "detector:1")),
     Endpoint("edge-2", Tier.EDGE, Address("127.0.0.1", 9002), Health.DRAINING),
     Endpoint("edge-3", Tier.EDGE, Address("127.0.0.1", 9004), Health.SILENT),
     Endpoint("cloud-1", Tier.CLOUD, Address("127.0.0.1", 9003)),
@@ -55,7 +55,7 @@ def build_all() -> Resource:
         "bootstrap": bootstrap(_SITE),
         "clusters": [nodes_cluster(pool=pool) for pool in Pool],
         "listener": grpc_listener(_LISTEN),
-        "routes": route_configuration(_MODELS[:1]),
+        "routes": route_configuration(_MODELS[:1], are_all=True),
         "assignment": json_format.MessageToDict(assignment, preserving_proto_field_name=True),
     }
 
@@ -67,7 +67,7 @@ def build_static(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
     listener = everything["listener"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"]
-    manager["route_config"] = route_configuration(_MODELS)
+    manager["route_config"] = route_configuration(_MODELS, are_all=True)
     for pool in Pool:
         cluster = nodes_cluster(balancer, pool)
         del cluster["eds_cluster_config"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.route.v3 import route_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import json_format
 from google.rpc import status_pb2
 from starling.mesh.v1 import node_service_pb2 as pb
 
@@ -18,8 +20,9 @@ from mesh.control.ads import AggregatedDiscovery
 from mesh.control.controller import LATE_S, SETTLE_S, Controller
 from mesh.control.estimate import Ending, Sample
 from mesh.control.gateways import Gateway, GatewayIdentity
-from mesh.control.messages import CLUSTER, ENDPOINTS
+from mesh.control.messages import CLUSTER, ENDPOINTS, ROUTES
 from mesh.control.status_service import find_alarms
+from mesh.endpoint import Endpoint, Tier
 from services.host import Address
 
 pytestmark = pytest.mark.asyncio
@@ -101,6 +104,54 @@ async def test_a_node_that_leaves_is_gone_at_the_next_look() -> None:
     world.controller.registry.deregister(world.controller.registry.get("east").lease_id)
     world.controller.tick(world.now_s)
     assert set(weights(gateway)) == {"west"}
+
+
+def routes(gateway: Gateway) -> str:
+    assert gateway.snapshot is not None
+    body = gateway.snapshot.of_type(ROUTES)["mesh"].body.value
+    return json_format.MessageToJson(route_pb2.RouteConfiguration.FromString(body), indent=None)
+
+
+def has_route(gateway: Gateway, served: str) -> bool:
+    return f'"serves": "{served}"' in routes(gateway)
+
+
+def refuses(gateway: Gateway) -> bool:
+    """Returns whether calls for models that nobody has told of are refused."""
+    return '{"name": "x-model-allow", "presentMatch": false}' in routes(gateway)
+
+
+async def test_a_model_of_a_new_node_is_routed_in_the_same_push_and_others_are_refused() -> None:
+    world = World()
+    world.register("east")
+    gateway = world.join("a")
+    world.live(SETTLE_S - 0.5)
+    assert not refuses(gateway), "other nodes may not have registered again"
+    world.live(1)
+    assert refuses(gateway)
+    before = gateway.snapshot
+    node = pb.Node(name="west", tier=pb.TIER_EDGE, grpc_address="127.0.0.1:9002")
+    node.models.add(name="m", version=1, ready=True)
+    world.controller.registry.register(node, "west", world.now_s, 0.0)
+    world.controller.tick(world.now_s)
+    assert gateway.snapshot is not before
+    assert set(weights(gateway)) == {"east", "west"}
+    assert has_route(gateway, "m:1")
+    assert refuses(gateway)
+
+
+async def test_nothing_is_refused_while_a_node_has_not_told_what_it_has() -> None:
+    world = World()
+    gateway = world.join("a")
+    world.live(SETTLE_S + 1)
+    assert not refuses(gateway), "a mesh without nodes"
+    registry = world.controller.registry
+    silent = registry.add_static(Endpoint("static", Tier.EDGE, Address("127.0.0.1", 9001)), world.now_s, 0.0)
+    world.controller.tick(world.now_s)
+    assert not refuses(gateway)
+    registry.set_models(silent, [])
+    world.controller.tick(world.now_s)
+    assert refuses(gateway)
 
 
 async def test_our_own_pause_is_nobodys_silence() -> None:

@@ -10,6 +10,7 @@ from starling.mesh.v1 import node_service_pb2 as pb
 
 from mesh.control.errors import InvalidRoute, RoutesNotWritten
 from mesh.control.model_routes import (
+    Found,
     Label,
     RoutePlan,
     build_routes,
@@ -29,13 +30,17 @@ def plan(*labels: tuple[str, int, float], name: str = "m") -> RoutePlan:
     return RoutePlan(name, tuple(Label(*label) for label in labels))
 
 
-def test_a_node_answers_for_what_is_ready_and_says_which_version_is_the_highest() -> None:
+def find(*nodes: list[pb.NodeModel]) -> dict[str, Found]:
+    return find_models((models, True) for models in nodes)
+
+
+def test_a_node_answers_for_what_is_ready() -> None:
     served = read_serves([model("m", 1), model("m", 3), model("m", 4, ready=False), model("n", 2)])
-    assert served == ("m", "m:1", "m:3", "m@3", "n", "n:2", "n@2")
+    assert served == ("m", "m:1", "m:3", "n", "n:2")
 
 
 def test_without_a_plan_any_node_that_has_the_model_is_asked() -> None:
-    found = find_models([[model("m", 1)], [model("m", 2), model("n", 1, ready=False)]])
+    found = find([model("m", 1)], [model("m", 2), model("n", 1, ready=False)])
     assert build_routes(found, {}) == (ModelRoute("m", versions=(1, 2)), ModelRoute("n", versions=(1,)))
 
 
@@ -44,38 +49,45 @@ def test_the_strongest_affinity_that_a_node_asks_for_counts() -> None:
         [model("seen", 1), model("heard", 1, affinity=pb.AFFINITY_AGENT)],
         [model("heard", 1, affinity=pb.AFFINITY_SEQUENCE), model("cached", 1, affinity=pb.AFFINITY_AGENT)],
     ]
-    pools = {route.name: route.pool for route in build_routes(find_models(nodes), {})}
+    pools = {route.name: route.pool for route in build_routes(find(*nodes), {})}
     assert pools == {"seen": Pool.NODES, "heard": Pool.SEQUENCES, "cached": Pool.AGENTS}
 
 
 def test_an_affinity_of_a_newer_node_is_none() -> None:
     newer = pb.NodeModel(name="m", version=1, ready=True)
     newer.MergeFromString(b"\x30\x63")  # field 6 is 99
-    assert build_routes(find_models([[newer]]), {}) == (ModelRoute("m", versions=(1,)),)
+    assert build_routes(find([newer]), {}) == (ModelRoute("m", versions=(1,)),)
 
 
-def test_shares_go_to_nodes_that_run_the_version_when_none_is_named() -> None:
-    found = find_models([[model("m", 1)], [model("m", 1), model("m", 2)]])
+def test_labels_and_shares_are_versions_whichever_others_a_node_has() -> None:
+    found = find([model("m", 1), model("m", 2)])
     (route,) = build_routes(found, {"m": plan(("stable", 1, 90), ("canary", 2, 10))})
     assert route.labels == {"stable": 1, "canary": 2}
     assert route.shares == (Share(1, 90), Share(2, 10))
 
 
 def test_the_share_of_a_version_that_no_node_runs_goes_to_the_others() -> None:
-    found = find_models([[model("m", 1), model("m", 2)], [model("m", 3)]])
-    plans = {"m": plan(("old", 1, 50), ("stable", 2, 40), ("canary", 3, 10))}
+    found = find([model("m", 1, ready=False), model("m", 2)], [model("m", 3)])
+    plans = {"m": plan(("old", 1, 50), ("stable", 2, 40), ("canary", 3, 10), ("next", 4, 0))}
     (route,) = build_routes(found, plans)
     assert route.shares == (Share(2, 80), Share(3, 20))
-    assert route.labels == {"stable": 2, "canary": 3}
+    assert route.labels == {"old": 1, "stable": 2, "canary": 3}, "of version 4 nobody has heard"
     assert list(find_route_alarms(found, plans)) == [
-        "label old of m is version 1, which is the highest of no node; its 50 % go to the other labels"
+        "label old of m is version 1, which no node runs; its 50 % go to the other labels",
+        "label next of m is version 4, which no node runs",
     ]
+
+
+def test_the_share_of_a_version_goes_to_the_others_while_its_nodes_are_away() -> None:
+    found = find_models([([model("m", 1)], True), ([model("m", 2)], False)])
+    (route,) = build_routes(found, {"m": plan(("stable", 1, 80), ("canary", 2, 20))})
+    assert (route.versions, route.shares) == ((1, 2), (Share(1, 100),))
 
 
 def test_a_plan_for_a_model_that_no_node_has_is_kept_and_told() -> None:
     plans = {"m": plan(("stable", 1, 0))}
     assert build_routes({}, plans) == ()
-    assert list(find_route_alarms({}, plans)) == ["label stable of m is version 1, which is the highest of no node"]
+    assert list(find_route_alarms({}, plans)) == ["label stable of m is version 1, which no node runs"]
 
 
 @pytest.mark.parametrize(
