@@ -25,6 +25,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models.identity("bytes", (DataType.UINT8, (-1,)), rows=4),
         models.identity("every-type", *((kind, (3,)) for kind in models.TYPES), rows=4),
         models.identity("floats", (fp32, (-1,))),
+        models.identity("halves", (DataType.FP16, (3,)), (DataType.BF16, (3,))),
         models.identity("texts", (DataType.BYTES, (-1,)), rows=4),
         models.identity("typed", *((kind, (3,)) for kind in models.TYPES if kind != DataType.FP16), rows=4),
         models.identity("batched", (fp32, (-1,)), rows=8, preferred=(2, 4), delay_us=2_000),

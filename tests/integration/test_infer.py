@@ -73,6 +73,21 @@ def test_raw_tensors_of_every_type_come_back_bit_by_bit(channel: grpc.Channel) -
     assert list(answer.raw_output_contents) == list(request.raw_input_contents)
 
 
+def test_half_precision_passes_as_it_is(channel: grpc.Channel) -> None:
+    request = ModelInferRequest(model_name="halves")
+    for i, kind in enumerate(("FP16", "BF16")):
+        add_input(request, f"x{i}", kind, (1, 3), bytes(range(i, i + 6)))
+    answer = infer(channel, request)
+    assert [(output.datatype, list(output.shape)) for output in answer.outputs] == [("FP16", [1, 3]), ("BF16", [1, 3])]
+    assert list(answer.raw_output_contents) == list(request.raw_input_contents)
+    # Classes of 1, 3 and 2 in the two formats.
+    request.raw_input_contents[:] = [np.array([1, 3, 2], np.float16).tobytes(), b"\x80\x3f\x40\x40\0\x40"]
+    for name in ("y0", "y1"):
+        set_parameters(request.outputs.add(name=name).parameters, {"classification": 2})
+    classes = [strings(raw) for raw in infer(channel, request).raw_output_contents]
+    assert classes == [["3.000000:1", "2.000000:2"]] * 2
+
+
 def test_typed_contents_are_answered_raw(channel: grpc.Channel) -> None:
     request = ModelInferRequest(model_name="typed")
     for i, (kind, (field, _, numbers)) in enumerate(TYPED.items()):

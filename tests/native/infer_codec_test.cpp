@@ -341,6 +341,24 @@ TEST_F(InferAnswer, LabelsTheBestElements) {
             std::string("\x0E\0\0\0", 4) + "3.000000:1:dog" + std::string("\x0E\0\0\0", 4) + "2.000000:0:cat");
 }
 
+TEST_F(InferAnswer, OrdersHalvesAsNumbers) {
+  // The largest FP16 and the smallest, infinity, NaN; of BF16 -1, 1, 2 and -infinity.
+  const std::uint16_t halves[2][4] = {{0x7BFF, 0x0001, 0x7C00, 0x7E00}, {0xBF80, 0x3F80, 0x4000, 0xFF80}};
+  const std::vector<std::string> wanted[] = {{"inf:2", "65504.000000:0", "0.000000:1", "nan:3"},
+                                             {"2.000000:2", "1.000000:1", "-1.000000:0", "-inf:3"}};
+  for (int i = 0; i < 2; ++i) {
+    config_.signature.outputs = {{"c", i == 0 ? DataType::kFp16 : DataType::kBf16, {4}}};
+    auto buffer = std::make_shared<Buffer>(8);
+    std::memcpy(buffer->data(), halves[i], 8);
+    outputs_ = {{&config_.signature.outputs[0], {1, 4}, buffer, 0, 8}};
+    RequestView request;
+    request.outputs.push_back({"c", 4, {}});
+    std::string all;
+    for (const auto& one : wanted[i]) all += std::string{static_cast<char>(one.size()), 0, 0, 0} + one;
+    EXPECT_EQ(fields(encode(request)).back().second, all);
+  }
+}
+
 TEST_F(InferAnswer, SaysWhereInSharedMemoryAnOutputLies) {
   RequestView request;
   request.outputs.push_back({"a", 0, RegionRange{"r", 0, 100}});

@@ -1,6 +1,7 @@
 #include "classification.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -22,15 +23,44 @@ void append(std::string& out, const std::string& text) {
   out += text;
 }
 
+struct Half {
+  std::uint16_t bits;
+};
+
+struct BrainHalf {
+  std::uint16_t bits;
+};
+
+template <typename T>
+T number(T value) {
+  return value;
+}
+
+float number(Half half) {
+  const int exponent = half.bits >> 10 & 31;
+  const int fraction = half.bits & 1023;
+  const float size = exponent == 31  ? (fraction == 0 ? INFINITY : NAN)
+                     : exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                     : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+  return (half.bits & 0x8000) != 0 ? -size : size;
+}
+
+float number(BrainHalf half) { return std::bit_cast<float>(std::uint32_t{half.bits} << 16); }
+
 template <typename T>
 void append_best(const std::uint8_t* data, std::size_t size, std::size_t count, const std::vector<std::string>* labels,
                  std::string& out) {
-  std::vector<T> values(size);
-  std::memcpy(values.data(), data, size * sizeof(T));
+  using Number = decltype(number(T{}));
+  std::vector<Number> values(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    T element;
+    std::memcpy(&element, data + i * sizeof(T), sizeof(T));
+    values[i] = number(element);
+  }
   std::vector<std::size_t> order(size);
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto better = [&](std::size_t a, std::size_t b) {
-    if constexpr (std::is_floating_point_v<T>) {
+    if constexpr (std::is_floating_point_v<Number>) {
       if (std::isnan(values[a]) || std::isnan(values[b])) {
         return std::isnan(values[a]) == std::isnan(values[b]) ? a < b : std::isnan(values[b]);
       }
@@ -66,6 +96,10 @@ bool with_type(DataType type, const Each& each) {
       return each(std::int32_t{});
     case DataType::kInt64:
       return each(std::int64_t{});
+    case DataType::kFp16:
+      return each(Half{});
+    case DataType::kBf16:
+      return each(BrainHalf{});
     case DataType::kFp32:
       return each(float{});
     case DataType::kFp64:
