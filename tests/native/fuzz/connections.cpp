@@ -17,7 +17,8 @@ using transport::CallHead;
 using transport::Ending;
 
 constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-constexpr int kTurnsMax = 10'000;  // more than the bytes of all answers
+constexpr std::size_t kPiecesMax = 64;  // each costs some calls of the kernel
+constexpr int kTurnsMax = 10'000;       // more than the bytes of all answers
 
 wire::Writer writer_of(const std::string& bytes) {
   wire::Writer out;
@@ -207,6 +208,7 @@ void fuzz_connection(std::size_t step, Bytes bytes) {
   static Server server;
   if (bytes.empty()) return;
   Peer peer(server, 1 + std::size_t{bytes[0]} * 16);
+  step = std::max(step, bytes.size() / kPiecesMax);
   peer.send(kPreface);
   for (auto left = bytes.subspan(1); !left.empty() && !peer.closed();) {
     const auto piece = left.first(std::min(step, left.size()));

@@ -80,10 +80,12 @@ std::string valid_messages(Rng& rng) {
 }
 
 std::string valid_metadata(Rng& rng) {
-  static constexpr std::string_view kUnits = "HMSmun";
-  if (rng() % 2 == 0) return std::to_string(rng() % 1'000'000'000) + kUnits[rng() % kUnits.size()];
+  static constexpr std::string_view kTimes = "0123456789HMSmun";
+  static constexpr std::string_view kStrange = "-+ .x%\x80\xFF";
   std::string out;
-  for (std::uint64_t i = rng() % 12; i > 0; --i) out += static_cast<char>(rng());
+  if (rng() % 4 == 0) out += kStrange[rng() % kStrange.size()];
+  for (std::uint64_t i = rng() % 9; i > 0; --i) out += kTimes[rng() % 10];
+  out += rng() % 4 == 0 ? kStrange[rng() % kStrange.size()] : kTimes[10 + rng() % 6];
   return out;
 }
 
