@@ -183,6 +183,7 @@ def regions(client):
         assert code == "StatusCode.INVALID_ARGUMENT", (code, text)
         client.unregister_system_shared_memory("io")
         assert not client.get_system_shared_memory_status(as_json=True).get("regions")
+        assert not client.get_cuda_shared_memory_status(as_json=True).get("regions")
     finally:
         shared_memory.destroy_shared_memory_region(region)
     code, _ = refused(client.register_cuda_shared_memory, "gpu", b"aGFuZGxl", 0, 24)

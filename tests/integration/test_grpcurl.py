@@ -80,8 +80,12 @@ def call_with_grpcurl(target: str, method: str, message: dict[str, Any]) -> dict
 
 
 def check(call: Call, target: str, node: str) -> None:
-    """Calls what an operator calls first."""
+    """Calls every service, and what an operator calls first."""
     assert call(target, "grpc.health.v1.Health/Check", {}) == {"status": "SERVING"}
+    for version in ("v1", "v1alpha"):
+        method = f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        listed = call(target, method, {"listServices": ""})["listServicesResponse"]["service"]
+        assert [one["name"] for one in listed] == SERVICES
     models = call(target, "starling.predict.v1.ModelService/ListModels", {"name": "plus-one"})["models"]
     assert [(model["name"], model["version"], model["state"]) for model in models] == [
         ("plus-one", "1", "MODEL_STATE_READY")
@@ -97,6 +101,12 @@ def check(call: Call, target: str, node: str) -> None:
     typed = {"name": "x", "datatype": "FP32", "shape": [1, 3], "contents": {"fp32Contents": [1, 2, 3]}}
     answer = call(target, "inference.GRPCInferenceService/ModelInfer", {"modelName": "plus-one", "inputs": [typed]})
     assert np.frombuffer(base64.b64decode(answer["rawOutputContents"][0]), np.float32).tolist() == [2, 3, 4]
+    # Streams as well.
+    answer = call(target, "starling.predict.v1.PredictService/PredictStream", {"request": request})
+    assert answer["response"]["outputs"][0]["name"] == "y"
+    infer = {"modelName": "plus-one", "inputs": [typed]}
+    answer = call(target, "inference.GRPCInferenceService/ModelStreamInfer", infer)
+    assert answer["inferResponse"]["outputs"][0]["name"] == "y"
 
 
 def check_descriptions(target: str) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from starling.inference import open_inference_pb2 as pb
 
-from tests.support.infer_calls import add_input, control, echo_infer, infer, set_parameters
+from tests.support.infer_calls import INFER, add_input, control, echo_infer, infer, set_parameters
 from tests.support.node import RunningNode, StartNode
-from tests.support.node_calls import Refusal, refused
+from tests.support.node_calls import Refusal, read_refusal, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FRAME = 150_000
 PAGE = 4096
+NOT_REGISTERED = 'shared memory region "r" is not registered on this node; register it first'
 UNREGISTERED = pb.SystemSharedMemoryUnregisterResponse
 
 
@@ -246,6 +247,37 @@ def test_a_removed_object_lives_until_it_is_forgotten(channel: grpc.Channel, mem
     other.close()
     other.unlink()
     assert infer(channel, frame_request(place(FRAME, region="gone"))).raw_output_contents[0][:4] == b"left"
+
+
+def test_a_region_may_be_removed_while_requests_use_it(channel: grpc.Channel, memory: SharedMemory) -> None:
+    other = SharedMemory(create=True, size=FRAME)
+    method = channel.unary_unary(INFER, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+    memory.buf[:4] = b"mine"
+    register(channel, memory)
+    try:
+        calls = []
+        for _ in range(4):
+            calls += [method.future(frame_request(place(FRAME), place(FRAME, FRAME)), timeout=30) for _ in range(8)]
+            control(channel, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(), UNREGISTERED)
+            # The same name, for an object that has no room for the outputs.
+            register(channel, other)
+            control(channel, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(), UNREGISTERED)
+            register(channel, memory)
+        outside = f'"r" has {FRAME} bytes, {FRAME} at offset {FRAME} are not in it; name a range inside of it'
+        for call in calls:
+            # What was found before it was removed is used to the end.
+            if call.exception() is None:
+                assert call.result().outputs[0].parameters["shared_memory_offset"].int64_param == FRAME
+            else:
+                refusal = read_refusal(call.exception())
+                assert refusal.code is INVALID
+                assert refusal.text in (f"shared memory region {outside}", NOT_REGISTERED)
+        assert bytes(other.buf) == bytes(FRAME)
+        assert infer(channel, frame_request(place(FRAME), place(FRAME, FRAME))).outputs[0].name == "y0"
+        assert bytes(memory.buf[FRAME : FRAME + 4]) == b"mine"
+    finally:
+        other.close()
+        other.unlink()
 
 
 def test_cuda_memory_is_refused_with_a_reason(channel: grpc.Channel) -> None:

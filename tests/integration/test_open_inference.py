@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from engines import DataType
 from services.client import Client
 from tests.support.node import RunningNode, StartNode, running_node, wait_until
-from tests.support.node_calls import read_refusal
+from tests.support.node_calls import raw_method, read_refusal, refused
 from tests.support.node_models import build_plus_one, identity, plus_one, publish
 
 FP32 = DataType.FP32
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 ECHO = {"x0": np.zeros((2, 4), np.float32)}
 
 
@@ -86,9 +88,13 @@ def test_a_node_may_insist_on_manifests(start_node: StartNode, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    folder = tmp_path_factory.mktemp("open-inference")
-    with running_node(folder, populate(folder / "models")) as node:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return populate(tmp_path_factory.mktemp("open-inference") / "models")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[RunningNode]:
+    with running_node(tmp_path_factory.mktemp("node"), repository) as node:
         yield node
 
 
@@ -128,8 +134,20 @@ def test_the_server_is_alive_ready_and_says_what_it_can(stub: GRPCInferenceServi
     server = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=20)
     assert server.name == "starling"
     assert server.version
-    assert {"statistics", "model_repository", "model_configuration"} <= set(server.extensions)
-    assert not {"trace", "cuda_shared_memory"} & set(server.extensions)
+    # Each of them has its tests here or in test_infer*.py; tracing and CUDA memory are refused.
+    assert sorted(server.extensions) == [
+        "binary_tensor_data",
+        "classification",
+        "logging",
+        "model_configuration",
+        "model_repository",
+        "model_repository(unload_dependents)",
+        "parameters",
+        "schedule_policy",
+        "sequence",
+        "statistics",
+        "system_shared_memory",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -302,42 +320,70 @@ def settings(request: Any, name: str, **value: Any) -> Any:
     return request
 
 
+UNNAMED = "no model is named; give the name of a model, RepositoryIndex lists them"
+UNKNOWN = "there is no model 'nobody' in {models}; expected {models}/nobody/config.pbtxt; pull or publish it first"
+NO_VERSION = "versions are 1, 2, ... in digits, empty for the highest"
+INVALID, ABSENT, NOT_READY, NEVER = "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"
 REFUSALS = [
-    ("ModelReady", pb.ModelReadyRequest(), "INVALID_ARGUMENT", "no model is named"),
-    ("ModelReady", pb.ModelReadyRequest(name="echo", version="-1"), "INVALID_ARGUMENT", 'version "-1" is not a number'),
-    ("ModelMetadata", pb.ModelMetadataRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
-    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="9"), "NOT_FOUND", "there is no version 9"),
-    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="1"), "FAILED_PRECONDITION", "but not loaded"),
-    ("ModelMetadata", pb.ModelMetadataRequest(name="../echo"), "INVALID_ARGUMENT", "is not a model name"),
-    ("ModelConfig", pb.ModelConfigRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
-    ("ModelConfig", pb.ModelConfigRequest(name="echo", version="two"), "INVALID_ARGUMENT", "versions are 1, 2"),
-    ("ModelStatistics", pb.ModelStatisticsRequest(name="nobody"), "NOT_FOUND", "there is no model 'nobody'"),
-    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r"), "UNIMPLEMENTED", "has one repository"),
-    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(), "INVALID_ARGUMENT", "no model is named"),
-    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nobody"), "NOT_FOUND", "there is no model"),
-    ("RepositoryModelLoad", with_parameter(pb.RepositoryModelLoadRequest(model_name="echo"), "config"),
-     "UNIMPLEMENTED", "change config.pbtxt"),
-    ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="nobody"), "NOT_FOUND", "is not loaded"),
-    ("RepositoryModelUnload", with_parameter(pb.RepositoryModelUnloadRequest(model_name="echo"), "now"),
-     "INVALID_ARGUMENT", 'parameter "now" of RepositoryModelUnload is unknown'),
-    ("TraceSetting", settings(pb.TraceSettingRequest(), "trace_level", value="TIMESTAMPS"), "UNIMPLEMENTED",
-     "does not trace requests"),
-    ("LogSettings", settings(pb.LogSettingsRequest(), "log_fish", bool_param=True), "INVALID_ARGUMENT", "is unknown"),
-    ("LogSettings", settings(pb.LogSettingsRequest(), "log_info", uint32_param=1), "INVALID_ARGUMENT", "type bool"),
-    ("LogSettings", settings(pb.LogSettingsRequest(), "log_verbose_level", uint32_param=9), "INVALID_ARGUMENT",
-     "expected 0 to 4"),
-    ("LogSettings", settings(pb.LogSettingsRequest(), "log_file", string_param="/tmp/x"), "INVALID_ARGUMENT",
-     "go to standard error"),
+    ("ModelReady", pb.ModelReadyRequest(), INVALID, UNNAMED),
+    ("ModelReady", pb.ModelReadyRequest(name="echo", version="-1"), INVALID,
+     f'version "-1" is not a number; {NO_VERSION}'),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="nobody"), ABSENT, UNKNOWN),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="9"), ABSENT,
+     "there is no version 9 of model 'echo'; found [2, 1] in {models}/echo"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="echo", version="1"), NOT_READY,
+     "model echo:1 is in the repository but not loaded; load it first"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="../echo"), INVALID,
+     "'../echo' is not a model name; expected one folder of {models}"),
+    ("ModelConfig", pb.ModelConfigRequest(name="nobody"), ABSENT, UNKNOWN),
+    ("ModelConfig", pb.ModelConfigRequest(name="echo", version="two"), INVALID,
+     f'version "two" is not a number; {NO_VERSION}'),
+    ("ModelStatistics", pb.ModelStatisticsRequest(name="nobody"), ABSENT, UNKNOWN),
+    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r"), NEVER,
+     'repository "r" cannot be named: a node has one repository; leave the name empty'),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(), INVALID, UNNAMED),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="nobody"), ABSENT, UNKNOWN),
+    ("RepositoryModelLoad", with_parameter(pb.RepositoryModelLoadRequest(model_name="echo"), "config"), NEVER,
+     'parameter "config" of RepositoryModelLoad would replace what the repository says; change config.pbtxt or the '
+     "model's files and load again without it"),
+    ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="nobody"), ABSENT,
+     "model nobody is not loaded; ModelService.ListModels shows what is"),
+    ("RepositoryModelUnload", with_parameter(pb.RepositoryModelUnloadRequest(model_name="echo"), "now"), INVALID,
+     'parameter "now" of RepositoryModelUnload is unknown; known: unload_dependents; leave it out'),
+    ("TraceSetting", settings(pb.TraceSettingRequest(), "trace_level", value="TIMESTAMPS"), NEVER,
+     'trace setting "trace_level" cannot be set: this node does not trace requests. Answers say where their time went, '
+     "and the metrics have histograms of it"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_fish", bool_param=True), INVALID,
+     'log setting "log_fish" is unknown; known: log_info, log_warning, log_error, log_verbose_level, log_format, '
+     "log_file; correct its name"),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_info", uint32_param=1), INVALID,
+     'log setting "log_info" is 1; expected a value of type bool'),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_verbose_level", uint32_param=9), INVALID,
+     'log setting "log_verbose_level" is 9; expected 0 to 4'),
+    ("LogSettings", settings(pb.LogSettingsRequest(), "log_file", string_param="/tmp/x"), INVALID,
+     "log setting \"log_file\" cannot be '/tmp/x': messages go to standard error in one format; redirect it where the "
+     "node is started"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "request_", "code", "says"), REFUSALS, ids=lambda one: str(one)[:24])
+@pytest.mark.parametrize(("method", "request_", "code", "text"), REFUSALS, ids=lambda one: str(one)[:24])
 def test_what_cannot_be_is_refused_with_the_reason(
-    stub: GRPCInferenceServiceStub, method: str, request_: Any, code: str, says: str
+    stub: GRPCInferenceServiceStub, repository: Path, method: str, request_: Any, code: str, text: str
 ) -> None:
     found = refusal(getattr(stub, method), request_)
-    assert found[0] == code
-    assert says in found[2]
+    assert (found[0], found[2]) == (code, text.format(models=repository))
+
+
+@pytest.mark.parametrize("method", [one.name for one in SERVICE.methods if not one.client_streaming])
+def test_every_method_refuses_what_is_no_message(node: RunningNode, method: str) -> None:
+    names = [field for field in SERVICE.methods_by_name[method].input_type.fields if field.type == field.TYPE_STRING]
+    bad_text = [bytes([field.number << 3 | 2, 1, 0xFF]) for field in names]
+    with node.connect() as channel:
+        for message in (b"\xff", b"\x0a\x7f", b"\x0b", *bad_text):
+            found = refused(partial(raw_method(channel, f"/{SERVICE.full_name}/{method}"), message, timeout=20))
+            assert (found.code.name, found.reason) == (INVALID, "INVALID_INPUT")
+            what = SERVICE.methods_by_name[method].input_type
+            assert found.text.startswith((f"malformed {what.full_name}: ", f"malformed {what.name}: "))
 
 
 def test_tracing_is_off_and_says_so(stub: GRPCInferenceServiceStub) -> None:

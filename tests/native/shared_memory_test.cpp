@@ -128,6 +128,21 @@ TEST_F(SharedMemoryTest, AnObjectThatShrinksAfterwardsEndsARequestNotTheProcess)
   EXPECT_EQ(read(0, 100).size(), 100U);
 }
 
+TEST_F(SharedMemoryTest, ARegionThatIsRemovedInUseServesItsLastRequest) {
+  ASSERT_TRUE(memory_.add({"r", object_.key(), 0, 100}).ok());
+  std::shared_ptr<const RegionBytes> range;
+  ASSERT_TRUE(memory_.find({"r", 0, 5}, range).ok());
+  memory_.remove("r");
+  const Object other(100);
+  ASSERT_TRUE(memory_.add({"r", other.key(), 0, 100}).ok());
+  object_.put(0, "hello");
+  std::vector<std::uint8_t> bytes(5);
+  ASSERT_TRUE(range->read(bytes).ok());
+  EXPECT_EQ(std::string(bytes.begin(), bytes.end()), "hello");
+  ASSERT_TRUE(range->write({"y", DataType::kUint8, {-1}}, std::span(bytes).first(4)).ok());
+  EXPECT_EQ(other.bytes(), std::string(100, '\0')) << "the new region of this name was written to";
+}
+
 TEST_F(SharedMemoryTest, NamesAreUniqueAndBounded) {
   ASSERT_TRUE(memory_.add({"r", object_.key(), 0, 100}).ok());
   expect(memory_.add({"r", object_.key(), 0, 1}), "is registered already", Reason::kAlreadyExists);
