@@ -14,6 +14,7 @@ FORGET_S = 4.0  # time constant of that: a node that may have recovered is tried
 DRIFT_S = 120.0  # the best that was seen is forgotten this slowly: a node can become slow for good
 DEAD_BAND = math.log(1.2)  # a smaller change is noise
 BAD_RATIO_MAX = 0.9
+FAILS_RATIO = 0.5  # a node that fails more of its tries is broken, not slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Latency:
         best_s: what the node has shown that it can do.
         newest_s: when its newest answer came; minus infinity before the first.
         at_s: when this was last updated.
+        failed_ratio: share of its latest tries that it failed, by what is not the caller's fault.
     """
 
     smoothed_s: float
@@ -33,6 +35,7 @@ class Latency:
     best_s: float
     newest_s: float
     at_s: float
+    failed_ratio: float = 0.0
 
     @classmethod
     def assume(cls, prior_s: float, now_s: float) -> Latency:
@@ -43,6 +46,11 @@ class Latency:
     def worsened(self) -> bool:
         """Returns whether the node could be much better than it is now."""
         return self.settled_s > 1.5 * self.best_s
+
+    @property
+    def fails(self) -> bool:
+        """Returns whether the node is broken: more tries of it cost failures and tell little."""
+        return self.failed_ratio > FAILS_RATIO
 
 
 def follow(before: Latency, seen: Sighting | None, now_s: float) -> Latency:
@@ -69,7 +77,8 @@ def follow(before: Latency, seen: Sighting | None, now_s: float) -> Latency:
         return replace(before, at_s=now_s)
     newest_s = before.newest_s if seen is None else max(before.newest_s, seen.newest_s)
     settled_s = smoothed_s if abs(math.log(smoothed_s / before.settled_s)) > DEAD_BAND else before.settled_s
-    return Latency(smoothed_s, settled_s, best_s, newest_s, now_s)
+    failed_ratio = seen.failed_ratio if seen is not None and seen.rate else before.failed_ratio
+    return Latency(smoothed_s, settled_s, best_s, newest_s, now_s, failed_ratio)
 
 
 def _effective(seen: Sighting, before: Latency) -> float | None:

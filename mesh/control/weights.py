@@ -35,7 +35,7 @@ class Rules:
         floor_max: most that it is raised to, so that `probes` requests reach it each second.
         probes: see above.
         explore_part: the same as `floor_part` for a node that could be much better than it is: enough to see it
-            recover.
+            recover; not for one that fails most of what it gets.
         floors_max: most that all floors may take together.
         interval_s: time between two changes.
         urgent_interval_s: the same when a node has changed by `urgent_ratio` since.
@@ -198,7 +198,7 @@ def target_shares(candidates: Sequence[Candidate], rate: float, rules: Rules = _
     total = sum(raw.values())
     floor = max(rules.floor_part / len(serving), min(rules.floor_max, rules.probes / max(rate, 1e-9)))
     explore = max(floor, rules.explore_part / len(serving))
-    floors = {c.name: explore if c.latency.worsened else floor for c in serving}
+    floors = {c.name: explore if c.latency.worsened and not c.latency.fails else floor for c in serving}
     shrink = min(1.0, rules.floors_max / sum(floors.values()))
     # The floors come off the top, so that the sum stays one and nobody falls below its floor.
     rest = 1.0 - shrink * sum(floors.values())
@@ -262,6 +262,8 @@ _LEFT = {Health.DRAINING: "drains", Health.SILENT: "is silent"}
 
 
 def _explain(before: NodeWeight, candidate: Candidate, rules: Rules) -> str:
+    if candidate.latency.fails:
+        return f"fails {candidate.latency.failed_ratio:.0%} of its requests"
     ratio = candidate.latency.settled_s / before.settled_s
     if ratio > 1.1 or ratio < 1 / 1.1:
         word = "slower" if ratio > 1 else "faster"

@@ -41,7 +41,8 @@ _UNARY = ("Predict", "ModelInfer")
 _STREAMS = ("PredictStream", "ModelStreamInfer")
 _INFERENCE = (*_UNARY, *_STREAMS)
 _READS = ("GetModel", "ModelConfig", "ModelMetadata", "ModelReady", "ModelStatistics")
-_LOADED_ELSEWHERE = ("5", "9")  # NOT_FOUND, FAILED_PRECONDITION: unloaded a moment ago, or never asked for by name
+# UNKNOWN, NOT_FOUND, FAILED_PRECONDITION, INTERNAL: the node is broken, or has just unloaded the model.
+_ELSEWHERE = ("2", "5", "9", "13")
 
 
 class _Retry(StrEnum):
@@ -201,7 +202,7 @@ def _refusal(methods: Iterable[str], headers: Iterable[Resource] = ()) -> Resour
 def _route(
     match: Resource, to: Resource, retry: _Retry, deadline_max_s: int = 600, held_bytes_max: int = REPEATED_BYTES_MAX
 ) -> Resource:
-    again: Resource = {"retriable_headers": [_header("grpc-status", code) for code in _LOADED_ELSEWHERE]}
+    again: Resource = {"retriable_headers": [_header("grpc-status", code) for code in _ELSEWHERE]}
     return {
         "match": match,
         "request_body_buffer_limit": held_bytes_max,

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from starling.mesh.v1 import control_service_pb2, control_service_pb2_grpc
 from starling.predict.v1 import model_service_pb2 as models_pb2
 from starling.predict.v1 import model_service_pb2_grpc as models_grpc
 from starling.predict.v1 import predict_service_pb2 as predict_pb2
@@ -119,6 +120,44 @@ async def test_a_node_that_ends_loses_no_request(tmp_path: Path, number: signal.
         nodes = [answer.node for answer in await asyncio.gather(*calls)]
         assert "edge-1" in nodes[:40]
         assert "edge-1" not in nodes[-40:]
+
+
+async def test_a_node_that_fails_everything_gets_next_to_nothing_and_costs_no_request(tmp_path: Path) -> None:
+    async with running(plan_mesh(tmp_path, "--latency-ms", "10", edges=3, clouds=0)) as (mesh, channel):
+        stub: Any = predict_grpc.PredictServiceStub(channel)
+        told = tmp_path / "edge-1.fails"
+
+        async def edge() -> Any:
+            async with grpc.aio.insecure_channel(str(mesh.control)) as control:
+                status: Any = control_service_pb2_grpc.ControlServiceStub(control)
+                seen = await status.GetMesh(control_service_pb2.GetMeshRequest(), timeout=10)
+            return next(weight for weight in seen.viewpoints[0].weights if weight.node == "edge-1")
+
+        async def ask_until(condition: Callable[[Any], bool]) -> set[grpc.StatusCode]:
+            codes: set[grpc.StatusCode] = set()
+            end_s = time.monotonic() + 60
+            while not condition(await edge()):
+                assert time.monotonic() < end_s, await edge()
+                for _ in range(20):
+                    try:
+                        await stub.Predict(build_request(), timeout=20)
+                    except grpc.aio.AioRpcError as error:
+                        codes.add(error.code())
+            return codes
+
+        # What callers did wrong is not the node's fault, and another one would say the same.
+        told.write_text("INVALID_ARGUMENT")
+        began = time.monotonic()
+        codes = await ask_until(lambda edge: time.monotonic() > began + 2)
+        assert codes == {grpc.StatusCode.INVALID_ARGUMENT}
+        assert "fails" not in (await edge()).reason
+
+        told.write_text("UNKNOWN")
+        assert await ask_until(lambda edge: edge.failed_ratio > 0) == set()
+        told.write_text("INTERNAL")
+        assert await ask_until(lambda edge: edge.share < 0.04 and edge.reason.startswith("fails")) == set()
+        told.unlink()
+        assert await ask_until(lambda edge: edge.share > 0.2) == set()
 
 
 async def test_a_frame_of_1080p_passes_and_is_repeated(tmp_path: Path) -> None:

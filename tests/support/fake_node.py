@@ -65,6 +65,9 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         self._write_seen(context)
         if self.draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
+        fails = self.repository / f"{self.name}.fails"
+        if fails.exists():
+            await context.abort(grpc.StatusCode[fails.read_text()], f"{self.name} was told to fail")
         reject = self.repository / f"{self.name}.reject"
         if self.waiting >= self.queue_max or reject.exists():
             await _refuse(context, f"{self.name} is full", reject.read_text() if reject.exists() else "")

@@ -13,7 +13,9 @@ from mesh.control.latency import Latency, follow
 _TICK_S = 0.2
 
 
-def feed(before: Latency, latency_s: float, seconds: float, *, refused: int = 0, each: int = 10) -> Latency:
+def feed(
+    before: Latency, latency_s: float, seconds: float, *, refused: int = 0, failed: int = 0, each: int = 10
+) -> Latency:
     """Follows a node that answers in this time, `each` answers a tick."""
     window = Window()
     now_s = before.at_s
@@ -21,6 +23,7 @@ def feed(before: Latency, latency_s: float, seconds: float, *, refused: int = 0,
         now_s += _TICK_S
         window.add([Sample(now_s, latency_s, Ending.ANSWERED)] * each)
         window.add([Sample(now_s, 0.001, Ending.REFUSED)] * refused)
+        window.add([Sample(now_s, 0.001, Ending.FAILED)] * failed)
         before = follow(before, window.look(now_s), now_s)
     return before
 
@@ -52,6 +55,18 @@ def test_refusals_make_a_node_as_slow_as_it_is_useless() -> None:
     none = feed(fair, 0.010, 3, refused=10, each=0)
     assert 0.015 < half.settled_s < 0.025
     assert none.settled_s > 0.08
+
+
+def test_a_node_that_fails_most_of_what_it_gets_is_broken_until_it_answers_again() -> None:
+    fair = feed(Latency.assume(0.02, 0.0), 0.010, 3)
+    assert not feed(fair, 0.010, 3, refused=10, each=0).fails, "it is full"
+    assert not feed(fair, 0.010, 3, failed=5).fails
+    broken = feed(fair, 0.010, 3, failed=10, each=0)
+    assert (broken.fails, broken.failed_ratio) == (True, 1.0)
+    assert broken.settled_s > 0.08
+    silent = follow(broken, None, broken.at_s + _TICK_S)
+    assert silent.fails, "no news is no recovery"
+    assert not feed(silent, 0.010, 1, each=1).fails
 
 
 def test_without_news_the_node_returns_to_the_best_it_has_shown() -> None:

@@ -46,6 +46,15 @@ def test_a_node_that_may_recover_is_tried_more_than_one_that_is_as_good_as_it_ge
     assert worse["near"] >= _RULES.explore_part / 3 > 4 * worse["farther"]
 
 
+def test_a_node_that_fails_gets_the_floor_and_no_more_and_the_reason_says_so() -> None:
+    nodes = candidates(0.01, 0.01, 0.01)
+    plan = weigh(settle(nodes), nodes, 1000, 10.0)
+    broken = replace(believe(0.1, best_s=0.01), failed_ratio=0.97)
+    plan = weigh(plan, [Candidate("n0", broken), *nodes[1:]], 1000, 20.0)
+    assert plan.nodes["n0"].share < _RULES.floor_part / 3 * 1.1
+    assert plan.nodes["n0"].reason == "fails 97% of its requests"
+
+
 def test_a_quiet_mesh_explores_more_than_a_busy_one() -> None:
     quiet, busy = (target_shares(candidates(0.01, 0.1), rate)["n1"] for rate in (1, 1000))
     assert busy < 0.01 < quiet
