@@ -147,6 +147,12 @@ class Caller {
     flush();
   }
 
+  // Lets the answer of a call be so many bytes longer.
+  void widen(std::int32_t id, std::int32_t bytes) {
+    nghttp2_submit_window_update(session_, NGHTTP2_FLAG_NONE, id, bytes);
+    flush();
+  }
+
   // Waits for the end of a call.
   const Reply& finish(std::int32_t id) {
     EXPECT_TRUE(wait([&] { return replies_[id].closed; }));

@@ -20,10 +20,6 @@ void AnswerCaches::forget(std::uint64_t model_id) {
   responses.remove_model(model_id);
 }
 
-void Node::report_load() {
-  orca_.emplace([models = models_] { return count_for_orca(models->models()); });
-}
-
 Status Node::not_loaded(const std::string& name, std::int64_t version) const {
   model_not_found.fetch_add(1, std::memory_order_relaxed);
   const auto asked = name + (version > 0 ? ":" + std::to_string(version) : "");

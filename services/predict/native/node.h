@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -42,9 +41,11 @@ class Node {
   }
 
   // Makes answers say how busy the node is. Before it serves.
-  void report_load();
+  void report_load() noexcept { reports_load_ = true; }
   // For the trailers of an answer; null unless report_load() was called.
-  std::shared_ptr<const std::string> load_report() { return orca_ ? orca_->report(Clock::now()) : nullptr; }
+  std::shared_ptr<const std::string> load_report() { return reports_load_ ? load_.report(Clock::now()) : nullptr; }
+  // How busy the node is, for those that ask for just that.
+  OrcaMeter& load() noexcept { return load_; }
 
   const std::string& name() const noexcept { return name_; }
   bool draining() const noexcept { return draining_.load(); }
@@ -102,7 +103,8 @@ class Node {
   std::string name_;
   const std::shared_ptr<AnswerCaches> caches_ = std::make_shared<AnswerCaches>();
   SharedMemory regions_;
-  std::optional<OrcaMeter> orca_;
+  OrcaMeter load_{[models = models_] { return count_for_orca(models->models()); }};
+  bool reports_load_ = false;
   const std::uint64_t tensor_bytes_max_;
   std::atomic<bool> draining_{false};
   std::atomic<std::int64_t> calls_{0};

@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kPredictService = "starling.predict.v1.PredictService";
 constexpr const char* kInferService = "inference.GRPCInferenceService";
+constexpr const char* kOrcaService = "xds.service.orca.v3.OpenRcaService";
 
 // Frames of some 600 KB would be mapped and unmapped for each request with glibc's defaults (measured: 1174 us
 // against 649 us a round trip). Memory then stays at its high-water mark, so queues are bounded by bytes.
@@ -24,7 +25,7 @@ void tune_allocator() {
 }
 
 std::vector<std::string> services_of(const std::map<std::string, bool>& methods) {
-  std::set<std::string> services{"", kPredictService, kInferService};
+  std::set<std::string> services{"", kPredictService, kInferService, kOrcaService};
   for (const auto& [method, streams] : methods) services.insert(method.substr(1, method.find('/', 1) - 1));
   return {services.begin(), services.end()};
 }
@@ -38,6 +39,7 @@ Server::Server(std::shared_ptr<ModelRegistry> models, const ServerOptions& optio
     : node_(std::move(models), options.name, options.shared_memory_bytes_max,
             static_cast<std::uint64_t>(options.message_bytes_max)),
       health_(services_of(options.methods)),
+      orca_(node_.load(), options.name),
       control_(node_),
       infer_codec_(options.triton_statuses ? InferCodec::Statuses::kTriton : InferCodec::Statuses::kOwn),
       tls_(options.tls) {
@@ -69,12 +71,14 @@ transport::Methods Server::methods(const std::map<std::string, bool>& served_by_
   add(predict_codec_, kPredictService, "Predict", "PredictStream");
   add(infer_codec_, kInferService, "ModelInfer", "ModelStreamInfer");
   health_.add_methods(out);
+  orca_.add_methods(out);
   return out;
 }
 
 std::int64_t Server::drain(TimePoint until) {
   if (std::exchange(stopped_, true)) return 0;
   set_serving(false);
+  orca_.close();
   const auto left = node_.drain(until);
   control_.close();
   transport_->stop(Clock::now() + std::chrono::milliseconds(100));

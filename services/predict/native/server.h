@@ -10,6 +10,7 @@
 #include "health.h"
 #include "infer_codec.h"
 #include "node.h"
+#include "orca_service.h"
 #include "predict_codec.h"
 #include "transport/grpc_server.h"
 
@@ -55,6 +56,7 @@ class Server {
 
   Node node_;
   Health health_;
+  OrcaService orca_;
   ControlService control_;
   PredictCodec predict_codec_;
   InferCodec infer_codec_;

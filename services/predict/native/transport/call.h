@@ -52,6 +52,11 @@ class Call {
   void finish(wire::Writer&& message, Ending&& ending = {});
   void finish(Ending&& ending);
 
+  // Of the loop's thread:
+  EventLoop& loop() noexcept { return *loop_; }
+  // Bytes of answers that wait for the caller to take more; those on their way to its socket are not among them.
+  std::uint64_t unsent() const noexcept;
+
  private:
   friend class Connection;
   friend class EventLoop;

@@ -114,6 +114,8 @@ struct Stream {
   TimePoint late_at = TimePoint::max();
 };
 
+std::uint64_t Call::unsent() const noexcept { return stream_ == nullptr ? 0 : stream_->out_bytes; }
+
 // nghttp2's C callbacks. No exception may pass through them.
 struct Callbacks {
   static Connection& of(void* user) { return *static_cast<Connection*>(user); }
