@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from starling.inference import open_inference_pb2
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.predict.v1 import predict_service_pb2  # registers what reflection describes
+from xds.service.orca.v3 import orca_pb2
 
 from services.predict.control import Method
 from services.predict.log_settings import LogSettings
@@ -43,6 +44,7 @@ def control_methods(
             _MODEL_SERVICE,
             open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            orca_pb2.DESCRIPTOR.services_by_name["OpenRcaService"].full_name,
             *_REFLECTION_SERVICES,
         )
     )

@@ -32,6 +32,7 @@ SERVICES = [
     "inference.GRPCInferenceService",
     "starling.predict.v1.ModelService",
     "starling.predict.v1.PredictService",
+    "xds.service.orca.v3.OpenRcaService",
 ]
 _BUF = (
     str(Path(sys.executable).with_name("buf")),

@@ -30,6 +30,7 @@ SERVICES = {
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "xds.service.orca.v3.OpenRcaService",
 }
 COUNTED = ("starling_requests_total", "starling_rows_total", "starling_executions_total")
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING

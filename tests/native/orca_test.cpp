@@ -56,6 +56,7 @@ TEST(Orca, RatesLieBetweenTwoReadings) {
   before.failed = 10;
   before.answered = 90;
   before.queue_us = 5'000;
+  before.compute_us = 90'000;
   before.cpu_us = 1'000'000;
   auto now = before;
   now.models = {{1, 301'000, 1}, {2, 1'000'000, 4}, {3, 100'000, 1}};
@@ -63,6 +64,7 @@ TEST(Orca, RatesLieBetweenTwoReadings) {
   now.failed = 14;
   now.answered = 110;
   now.queue_us = 25'000;
+  now.compute_us = 130'000;
   now.cpu_us = 1'500'000;
   now.cores = 2.0;
   now.queued = 3;
@@ -72,6 +74,7 @@ TEST(Orca, RatesLieBetweenTwoReadings) {
   EXPECT_DOUBLE_EQ(report.eps, 8.0);
   EXPECT_DOUBLE_EQ(report.cpu_utilization, 0.5);
   EXPECT_DOUBLE_EQ(metric(report, "queue_us"), 1'000.0);
+  EXPECT_DOUBLE_EQ(metric(report, "compute_us"), 2'000.0);
   EXPECT_DOUBLE_EQ(metric(report, "queued"), 3.0);
 }
 
@@ -84,6 +87,7 @@ TEST(Orca, AModelThatWasUnloadedLeavesNoNegativeRates) {
   EXPECT_EQ(report.eps, 0.0);
   EXPECT_EQ(report.utilization, 0.0);
   EXPECT_EQ(metric(report, "queue_us"), -1.0);
+  EXPECT_EQ(metric(report, "compute_us"), -1.0);
 }
 
 TEST(Orca, NothingIsDividedByNoTime) { EXPECT_EQ(compare({}, {}, 0us).rps, 0.0); }
@@ -130,6 +134,7 @@ TEST(Orca, CountersAreThoseOfTheModels) {
   EXPECT_EQ(now.answered - before.answered, 1U);
   EXPECT_EQ(now.failed, before.failed);
   EXPECT_GE(now.models[0].busy_us - before.models[0].busy_us, 900U);
+  EXPECT_GE(now.compute_us - before.compute_us, 900U);
 }
 
 TEST(Orca, ManyMayAskAtOnce) {

@@ -82,6 +82,7 @@ OrcaCounters count_for_orca(const std::vector<std::shared_ptr<Model>>& models) {
     }
     out.answered += stats.finished[static_cast<std::size_t>(Reason::kNone)].load(std::memory_order_relaxed);
     out.queue_us += stats.queue.sum_us();
+    out.compute_us += stats.compute.sum_us();
     out.queued += model->queued();
   }
   out.cpu_us = read_cpu_us();
@@ -107,8 +108,11 @@ OrcaReport compare(const OrcaCounters& before, const OrcaCounters& now, microsec
   report.eps = static_cast<double>(since(before.failed, now.failed)) * 1e6 / us;
   report.cpu_utilization = std::min(1.0, static_cast<double>(since(before.cpu_us, now.cpu_us)) / (us * now.cores));
   if (const auto answered = since(before.answered, now.answered); answered > 0) {
-    report.named_metrics.emplace_back(
-        "queue_us", static_cast<double>(since(before.queue_us, now.queue_us)) / static_cast<double>(answered));
+    const auto mean = [&](std::uint64_t from, std::uint64_t to) {
+      return static_cast<double>(since(from, to)) / static_cast<double>(answered);
+    };
+    report.named_metrics.emplace_back("queue_us", mean(before.queue_us, now.queue_us));
+    report.named_metrics.emplace_back("compute_us", mean(before.compute_us, now.compute_us));
   }
   return report;
 }

@@ -41,8 +41,9 @@ struct OrcaCounters {
   std::vector<Slots> models;
   std::uint64_t finished = 0;
   std::uint64_t failed = 0;    // refused for want of room or time, or broken
-  std::uint64_t answered = 0;  // those that queue_us counts
+  std::uint64_t answered = 0;  // those that the two below count
   std::uint64_t queue_us = 0;
+  std::uint64_t compute_us = 0;
   std::uint64_t cpu_us = 0;  // of this process
   double cores = 1.0;
   double mem_utilization = 0.0;
