@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.assets import get_repository
-from mesh.bench.oip_bytes import MODEL_INFER
+from mesh.bench.oip import MODEL_INFER
 from mesh.bench.repositories import copy_model
 from mesh.bench.requests import make_frames, write_frame_request, write_oip_request
 from mesh.bench.result import Bar, Result, Row

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mesh.assets import get_repository
 from mesh.bench.locked_packages import NotAvailable
 from mesh.bench.mlserver import start_mlserver
-from mesh.bench.oip_bytes import MODEL_INFER, read_infer_response
+from mesh.bench.oip import MODEL_INFER, read_infer_response
 from mesh.bench.requests import make_frames, write_oip_request, write_request
 from mesh.bench.result import Bar, Result, Row, spread
 from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig

@@ -17,7 +17,7 @@ from starling.predict.v1.predict_service_pb2 import PredictResponse
 
 from mesh.assets import get_repository
 from mesh.bench.locked_packages import NotAvailable
-from mesh.bench.oip_bytes import MODEL_INFER, read_infer_response
+from mesh.bench.oip import MODEL_INFER, read_infer_response
 from mesh.bench.requests import make_observations, write_oip_request, write_request
 from mesh.bench.result import Bar, Result, Row, spread
 from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starling.predict.v1.predict_service_pb2 import PredictRequest
 from starling.tensor.v1.tensor_pb2 import DATA_TYPE_FP32, DATA_TYPE_UINT8
 
-from mesh.bench.oip_bytes import write_infer_request
+from mesh.bench.oip import write_infer_request
 
 ECHO_FLOATS = 64
 _DATA_TYPES = {np.dtype(np.float32): DATA_TYPE_FP32, np.dtype(np.uint8): DATA_TYPE_UINT8}
