@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grpc import StatusCode
+
 from mesh.assets import get_repository
 from mesh.bench.oip import MODEL_INFER
 from mesh.bench.repositories import copy_model
@@ -25,6 +27,9 @@ _SECONDS = 6.0
 _LOADS = (1.0, 1.5, 2.0)
 _CAPACITY_SECONDS = 2.0
 _OURS, _FIFO, _TRITON = "deadline", "fifo", "Triton"
+# As `starling-replay` counts them: by the number of the status.
+_AT_ONCE = tuple(str(code.value[0]) for code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.ABORTED))
+_TIMED_OUT = str(StatusCode.DEADLINE_EXCEEDED.value[0])
 
 _TRACES: Mapping[str, Callable[..., list[Arrival]]] = {
     "poisson": poisson,
@@ -119,8 +124,8 @@ def _bars(shares: Mapping[tuple[str, float, str], float], expired: float, admiss
 
 def _row(trace: str, load: float, server: str, outcome: Mapping[str, Any], capacity: float) -> Row:
     met, refused = outcome["met"], outcome["refused"]
-    at_once = refused.get("8", 0) + refused.get("10", 0)
-    timed_out = refused.get("4", 0)
+    at_once = sum(refused.get(code, 0) for code in _AT_ONCE)
+    timed_out = refused.get(_TIMED_OUT, 0)
     return {
         "trace": trace,
         "load": load,
