@@ -14,7 +14,7 @@ from pathlib import Path
 from mesh.assets import get_repository
 from mesh.bench.repositories import copy_model
 from mesh.bench.requests import write_frame_request
-from mesh.bench.result import Bar, Result, Row
+from mesh.bench.result import Bar, Result, Row, percentile
 from mesh.bench.rig import Rig
 from mesh.bench.traces import Arrival, poisson, write_trace
 
@@ -102,8 +102,8 @@ def by_second(outcomes: Sequence[Outcome]) -> Mapping[int, Sequence[Outcome]]:
 
 def get_p99_ms(outcomes: Sequence[Outcome]) -> float:
     """Returns the 99th percentile of what was answered; 0 without answers."""
-    times = sorted(outcome.took_us for outcome in outcomes if outcome.code == 0)
-    return times[math.ceil(0.99 * len(times)) - 1] / 1e3 if times else 0.0
+    times = [outcome.took_us for outcome in outcomes if outcome.code == 0]
+    return percentile(times, 99) / 1e3 if times else 0.0
 
 
 def get_recovery_s(p99_ms: Sequence[tuple[int, float]], slo_ms: float = _SLO_MS) -> float:

@@ -9,7 +9,6 @@ the usual long queue; with ours, half as many requests may wait at a node as it 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from starling.predict.v1 import (
 from starling.tensor.v1.tensor_pb2 import DATA_TYPE_FP32
 
 from mesh.bench.predicted import Measured, measure_idle, simulate
-from mesh.bench.result import Bar, Result, Row
+from mesh.bench.repositories import Pace, write_identity
+from mesh.bench.result import Bar, Result, Row, percentile
 from mesh.bench.rig import Rig
 from mesh.control.simulation import Answer
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, start_mesh
@@ -157,7 +157,8 @@ def _error(predicted: _Seen, measured: _Seen) -> float:
 def _look(answers: Sequence[Answer], begin_s: float, end_s: float) -> _Seen:
     seen = [a for a in answers if begin_s <= a.at_s < end_s and a.node]
     share = sum(a.node == "edge-1" for a in seen) / max(1, len(seen))
-    return _Seen(_quantile_ms(seen, 0.5), _quantile_ms(seen, 0.95), share)
+    times_ms = [answer.latency_s * 1e3 for answer in seen]
+    return _Seen(percentile(times_ms, 50), percentile(times_ms, 95), share)
 
 
 async def _play(folder: Path, contender: _Contender) -> _Played:
@@ -219,7 +220,7 @@ async def _ask(gateway: Address) -> tuple[list[Answer], float]:
 
 def _build_request() -> Any:
     request = predict_service_pb2.PredictRequest(model_name="work")
-    request.inputs.add(name="x0", data_type=DATA_TYPE_FP32, shape=[1, _FLOATS], data=bytes(4 * _FLOATS))
+    request.inputs.add(name="x", data_type=DATA_TYPE_FP32, shape=[1, _FLOATS], data=bytes(4 * _FLOATS))
     return request
 
 
@@ -249,20 +250,5 @@ async def _count_pushes(mesh: LocalMesh) -> int:
 
 
 def _write_model(repository: Path, version: int, delay_ms: int, workers: int, contender: _Contender) -> None:
-    (repository / "work" / str(version)).mkdir(parents=True)
-    (repository / "work" / "config.pbtxt").write_text(
-        f"""name: "work"
-backend: "identity"
-max_batch_size: 1
-input [ {{ name: "x0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
-output [ {{ name: "y0" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
-instance_group [ {{ count: {workers} }} ]
-dynamic_batching {{ default_queue_policy {{ max_queue_size: {contender.queue_max(workers)} }} }}
-parameters {{ key: "starling.identity_delay_us" value {{ string_value: "{delay_ms * 1000}" }} }}
-"""
-    )
-
-
-def _quantile_ms(answers: Sequence[Answer], q: float) -> float:
-    ordered = sorted(answer.latency_s * 1e3 for answer in answers)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
+    pace = Pace(delay_ms, workers, contender.queue_max(workers))
+    write_identity(repository, "work", _FLOATS, version=version, pace=pace)

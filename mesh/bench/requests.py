@@ -12,31 +12,20 @@ from starling.predict.v1.predict_service_pb2 import PredictRequest
 from starling.tensor.v1.tensor_pb2 import DATA_TYPE_FP32, DATA_TYPE_UINT8
 
 from mesh.bench.oip import write_infer_request
+from mesh.bench.repositories import write_identity
 
 ECHO_FLOATS = 64
 _DATA_TYPES = {np.dtype(np.float32): DATA_TYPE_FP32, np.dtype(np.uint8): DATA_TYPE_UINT8}
-_ECHO_CONFIG = f"""name: "echo"
-backend: "identity"
-max_batch_size: 16
-input [ {{ name: "x" data_type: TYPE_FP32 dims: [ {ECHO_FLOATS} ] }} ]
-output [ {{ name: "y" data_type: TYPE_FP32 dims: [ {ECHO_FLOATS} ] }} ]
-"""
 
 
 def write_echo_repository(folder: Path) -> Path:
     """Writes a repository whose model `echo` returns its 64 floats; returns it."""
-    repository = folder / "repository"
-    (repository / "echo" / "1").mkdir(parents=True)
-    (repository / "echo" / "config.pbtxt").write_text(_ECHO_CONFIG)
-    return repository
+    return write_identity(folder / "repository", "echo", ECHO_FLOATS, rows_max=16)
 
 
 def write_echo_request(folder: Path) -> Path:
     """Writes a serialised request for `echo`; returns the file."""
-    request = PredictRequest(model_name="echo")
-    values = np.arange(ECHO_FLOATS, dtype="<f4").tobytes()
-    request.inputs.add(name="x", data_type=DATA_TYPE_FP32, shape=[1, ECHO_FLOATS], data=values)
-    return _write(folder / "echo.request", request)
+    return write_request(folder / "echo.request", "echo", {"x": np.arange(ECHO_FLOATS, dtype=np.float32)[None]})
 
 
 def write_frame_request(folder: Path, model: str, height: int, width: int) -> Path:
@@ -61,15 +50,11 @@ def write_request(path: Path, model: str, inputs: Mapping[str, NDArray[Any]]) ->
     request = PredictRequest(model_name=model)
     for name, array in inputs.items():
         request.inputs.add(name=name, data_type=_DATA_TYPES[array.dtype], shape=array.shape, data=array.tobytes())
-    return _write(path, request)
+    path.write_bytes(request.SerializeToString())
+    return path
 
 
 def write_oip_request(path: Path, model: str, inputs: Mapping[str, NDArray[Any]]) -> Path:
     """Writes a serialised Open Inference request, such as Triton takes; returns the file."""
     path.write_bytes(write_infer_request(model, inputs))
-    return path
-
-
-def _write(path: Path, request: PredictRequest) -> Path:
-    path.write_bytes(request.SerializeToString())
     return path

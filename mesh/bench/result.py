@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,15 @@ class Result:
             console.print(f"  {verdict}  {bar.what}: {_text(bar.measured)}, {sign} {_text(bar.bar)}")
         for note in self.notes:
             console.print(f"  [dim]{note}[/]")
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Returns the nearest-rank percentile, which is one of the values; not a number without any.
+
+    >>> percentile([4, 1, 3, 2], 50), percentile([4, 1, 3, 2], 99)
+    (2, 4)
+    """
+    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)] if values else math.nan
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

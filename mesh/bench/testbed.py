@@ -10,7 +10,7 @@ import sys
 import time
 from statistics import median
 
-from mesh.bench.result import Bar, Result, Row
+from mesh.bench.result import Bar, Result, Row, percentile
 from mesh.bench.rig import Rig
 from mesh.program import Program
 from mesh.supervisor import Supervisor
@@ -76,7 +76,7 @@ async def run(rig: Rig) -> Result:
 def _row(name: str, rtts_ms: list[float], runs: list[float]) -> Row:
     row: dict[str, str | float] = {"link": name}
     if rtts_ms:
-        row |= {"rtt p50 ms": median(rtts_ms), "p99 ms": rtts_ms[int(0.99 * len(rtts_ms))], "min ms": rtts_ms[0]}
+        row |= {"rtt p50 ms": median(rtts_ms), "p99 ms": percentile(rtts_ms, 99), "min ms": rtts_ms[0]}
     return {**row, "MiB/s": median(runs), "worst": min(runs), "best": max(runs)}
 
 

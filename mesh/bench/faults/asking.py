@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from mesh.bench.result import percentile
 from services.client import AsyncClient, Request, StarlingError
 
 
@@ -27,6 +28,12 @@ class Outcome:
     latency_s: float
     node: str
     error: str = ""
+
+
+def describe_latencies(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """Returns how long those that were answered took, as cells of a row."""
+    times_ms = [1e3 * outcome.latency_s for outcome in outcomes if outcome.node]
+    return {"p50 ms": percentile(times_ms, 50), "p99 ms": percentile(times_ms, 99), "max ms": percentile(times_ms, 100)}
 
 
 class Asking:

@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from mesh.bench.envoy_stats import read_stats
-from mesh.bench.faults.asking import Asking
-from mesh.bench.faults.work import MODEL, build_request, write_work
+from mesh.bench.faults.asking import Asking, describe_latencies
+from mesh.bench.faults.work import build_request, plan_work
 from mesh.bench.result import Bar, Row
 from mesh.gateway import GatewaySite, bootstrap, envoy_program, find_envoy
-from mesh.local_mesh import MeshPlan, start_mesh
+from mesh.local_mesh import start_mesh
 from mesh.supervisor import Supervisor
 from services.client import AsyncClient, RetryPolicy
 from services.host import Address
@@ -27,18 +27,9 @@ _TRIES = RetryPolicy(attempts_max=50)  # within the deadline, a second apart at 
 
 async def measure_gateway(folder: Path) -> tuple[list[Row], list[Bar]]:
     """Kills Envoy under a thousand connected agents and starts another one at its address."""
-    plan = MeshPlan(
-        gateway=Address("127.0.0.1", 0),
-        repository=write_work(folder, 5, 8),
-        models=(MODEL,),
-        edges=2,
-        clouds=0,
-        rtt_ms=0,
-        run_dir=folder,
-    )
     request = build_request()
     async with Supervisor() as supervisor, AsyncExitStack() as stack:
-        mesh = await start_mesh(supervisor, plan)
+        mesh = await start_mesh(supervisor, plan_work(folder, 5, 8))
         agents = [
             await stack.enter_async_context(AsyncClient(str(mesh.gateway), agent_id=f"agent-{i}", retry=_TRIES))
             for i in range(AGENTS)
@@ -61,14 +52,12 @@ async def measure_gateway(folder: Path) -> tuple[list[Row], list[Bar]]:
         connections = (await read_stats(admin, "http.mesh.downstream_cx_total"))["http.mesh.downstream_cx_total"]
     refused = sum(isinstance(answer, BaseException) for answer in answers)
     failed = refused + sum(not outcome.node for outcome in asking.outcomes)
-    during = sorted(o.latency_s for o in asking.outcomes if began_s - 1.0 <= o.due_s < back_s + 1.0)
+    during = [o for o in asking.outcomes if began_s - 1.0 <= o.due_s < back_s + 1.0]
     row: Row = {
         "fault": f"kill -9 of the gateway, {AGENTS} agents",
         "requests": len(asking.outcomes) + len(answers),
         "failed": failed,
-        "p50 ms": 1e3 * during[len(during) // 2],
-        "p99 ms": 1e3 * during[int(0.99 * len(during))],
-        "max ms": 1e3 * during[-1],
+        **describe_latencies(during),
         "what else": f"away {back_s - began_s:.2f} s, all answered {all_s:.2f} s after; {connections} connections",
     }
     return [row], [

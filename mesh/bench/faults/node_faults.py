@@ -15,14 +15,13 @@ import grpc
 from starling.mesh.v1 import control_service_pb2, control_service_pb2_grpc
 
 from mesh.bench.envoy_stats import read_stats
-from mesh.bench.faults.asking import Asking, Outcome
-from mesh.bench.faults.work import MODEL, build_request, write_work
+from mesh.bench.faults.asking import Asking, Outcome, describe_latencies
+from mesh.bench.faults.work import build_request, plan_work
 from mesh.bench.result import Bar, Row
 from mesh.bench.rig import BenchFailed
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.local_mesh import LocalMesh, start_mesh
 from mesh.supervisor import Supervisor
 from services.client import AsyncClient
-from services.host import Address
 
 _EDGES, _CLOUDS = 5, 1
 _DELAY_MS, _WORKERS = 30, 8
@@ -48,15 +47,7 @@ class _Phase:
 
 async def measure_nodes(folder: Path) -> tuple[list[Row], list[Bar]]:
     """Kills three of six nodes, stops another for three seconds, and kills the control plane and starts it again."""
-    plan = MeshPlan(
-        gateway=Address("127.0.0.1", 0),
-        repository=write_work(folder, _DELAY_MS, _WORKERS),
-        models=(MODEL,),
-        edges=_EDGES,
-        clouds=_CLOUDS,
-        rtt_ms=_DELAY_MS,
-        run_dir=folder,
-    )
+    plan = plan_work(folder, _DELAY_MS, _WORKERS, edges=_EDGES, clouds=_CLOUDS, rtt_ms=_DELAY_MS)
     async with Supervisor() as supervisor, AsyncExitStack() as stack:
         mesh = await start_mesh(supervisor, plan)
         agents = [await stack.enter_async_context(AsyncClient(str(mesh.gateway))) for _ in range(_AGENTS)]
@@ -146,14 +137,11 @@ def _used_s(outcomes: Sequence[Outcome], node: str, stopping: _Phase) -> float:
 
 def _row(phase: _Phase, outcomes: Sequence[Outcome]) -> dict[str, str | float | int]:
     found = _within(phase, outcomes)
-    ordered = sorted(outcome.latency_s * 1e3 for outcome in found if outcome.node)
     return {
         "fault": phase.name,
         "requests": len(found),
         "failed": _failed(phase, outcomes),
         "repeated by the gateway": phase.retries["retry"],
-        "p50 ms": ordered[len(ordered) // 2],
-        "p99 ms": ordered[int(0.99 * len(ordered))],
-        "max ms": ordered[-1],
+        **describe_latencies(found),
         "what else": "",
     }

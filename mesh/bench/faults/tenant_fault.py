@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mesh.bench.faults.asking import Asking, Outcome
-from mesh.bench.faults.work import MODEL, build_request, write_work
+from mesh.bench.faults.asking import Asking, Outcome, describe_latencies
+from mesh.bench.faults.work import build_request, plan_work
 from mesh.bench.result import Bar, Row
 from mesh.certs import Scope
 from mesh.gateway.security import Rate
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.local_mesh import LocalMesh, start_mesh
 from mesh.supervisor import Supervisor
 from services.client import AsyncClient, Tls
-from services.host import Address
 
 _RATE = Rate(per_s=20, burst=20)
 _TIMES = 50
@@ -27,17 +27,7 @@ _KEPT_MIN = 0.95
 
 async def measure_tenant(folder: Path) -> tuple[list[Row], list[Bar]]:
     """Measures what quiet tenants keep of their answers in time beside one at fifty times its rate."""
-    plan = MeshPlan(
-        gateway=Address("127.0.0.1", 0),
-        repository=write_work(folder, 5, 2),
-        models=(MODEL,),
-        edges=2,
-        clouds=0,
-        rtt_ms=0,
-        run_dir=folder,
-        certs=folder / "certs",
-        rate=_RATE,
-    )
+    plan = replace(plan_work(folder, 5, 2), certs=folder / "certs", rate=_RATE)
     async with Supervisor() as supervisor, AsyncExitStack() as stack:
         mesh = await start_mesh(supervisor, plan)
         names = [f"quiet-{i + 1}" for i in range(_QUIET)]
@@ -88,12 +78,9 @@ def _good_share(outcomes: list[Outcome]) -> float:
 
 
 def _row(name: str, outcomes: list[Outcome]) -> dict[str, str | float | int]:
-    ordered = sorted(1e3 * outcome.latency_s for outcome in outcomes if outcome.node)
     return {
         "fault": name,
         "requests": len(outcomes),
-        "failed": len(outcomes) - len(ordered),
-        "p50 ms": ordered[len(ordered) // 2],
-        "p99 ms": ordered[int(0.99 * len(ordered))],
-        "max ms": ordered[-1],
+        "failed": sum(not outcome.node for outcome in outcomes),
+        **describe_latencies(outcomes),
     }

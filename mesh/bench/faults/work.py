@@ -1,4 +1,4 @@
-"""The model that is asked: it takes a set time and computes nothing, so that the machine's cores do not decide."""
+"""The mesh that is asked: its model takes a set time and computes nothing."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
+from mesh.bench.repositories import Pace, write_identity
+from mesh.local_mesh import MeshPlan
 from services.client import Request
+from services.host import Address
 
-MODEL = "work"
+_MODEL = "work"
 _FLOATS = 4
 _QUEUE_MAX = 64
 
 
-def write_work(folder: Path, delay_ms: int, workers: int) -> Path:
-    """Writes a repository whose model answers after `delay_ms`, `workers` at a time; returns it."""
-    repository = folder / "models"
-    (repository / MODEL / "1").mkdir(parents=True)
-    (repository / MODEL / "config.pbtxt").write_text(
-        f"""name: "{MODEL}"
-backend: "identity"
-max_batch_size: 1
-input [ {{ name: "x" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
-output [ {{ name: "y" data_type: TYPE_FP32 dims: [ {_FLOATS} ] }} ]
-instance_group [ {{ count: {workers} }} ]
-dynamic_batching {{ default_queue_policy {{ max_queue_size: {_QUEUE_MAX} }} }}
-parameters {{ key: "starling.identity_delay_us" value {{ string_value: "{delay_ms * 1000}" }} }}
-"""
+def plan_work(
+    folder: Path, delay_ms: int, workers: int, *, edges: int = 2, clouds: int = 0, rtt_ms: float = 0
+) -> MeshPlan:
+    """Writes a model that answers after `delay_ms`, so many `workers` at a time; returns the plan of its mesh."""
+    return MeshPlan(
+        gateway=Address("127.0.0.1", 0),
+        repository=write_identity(folder / "models", _MODEL, _FLOATS, pace=Pace(delay_ms, workers, _QUEUE_MAX)),
+        models=(_MODEL,),
+        edges=edges,
+        clouds=clouds,
+        rtt_ms=rtt_ms,
+        run_dir=folder,
     )
-    return repository
 
 
 def build_request() -> Request:
     """Returns what agents ask."""
-    return Request(model=MODEL, inputs={"x": np.zeros((1, _FLOATS), np.float32)})
+    return Request(model=_MODEL, inputs={"x": np.zeros((1, _FLOATS), np.float32)})
