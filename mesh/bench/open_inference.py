@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -19,11 +18,12 @@ from mesh.assets import get_repository
 from mesh.bench.locked_packages import NotAvailable
 from mesh.bench.mlserver import start_mlserver
 from mesh.bench.oip import MODEL_INFER, read_infer_response
+from mesh.bench.repositories import write_identity
 from mesh.bench.requests import make_frames, write_oip_request, write_request
-from mesh.bench.result import Bar, Result, Row, spread
-from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig
+from mesh.bench.result import Bar, Result, Row
+from mesh.bench.rig import BenchFailed, Load, Rig
+from mesh.bench.target import Target, describe_loads, describe_rates
 from mesh.bench.triton import embedder_model, ensure_triton, identity_model, start_triton
-from mesh.child import Child
 
 _PREDICT, _INFER, _TRITON, _MLSERVER = "Predict", "ModelInfer", "Triton", "MLServer"
 _EMBEDDER = "mobilenetv2-int8"
@@ -36,7 +36,6 @@ _SECONDS = 0.6
 _PICTURE_SECONDS = 2.0
 # Some fifty requests a second at most: one round says enough, and a longer one is needed to see any.
 _SLOW_SECONDS = 2.0
-_RESTART_S = 5.0
 _TOLERANCE = 1e-3
 
 
@@ -47,16 +46,6 @@ class _Work:
     label: str
     model: str
     inputs: Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A server, what it is asked by, and its request of each work by label."""
-
-    name: str
-    child: Child
-    method: str
-    requests: Mapping[str, Path]
 
 
 _Loads = dict[tuple[str, str, int], list[Load]]
@@ -95,7 +84,8 @@ async def run(rig: Rig) -> Result:
             for outstanding in _OUTSTANDING:
                 for target in targets:
                     if number == 0 or target.name != _MLSERVER:
-                        load = await _load(rig, target, work, outstanding, notes)
+                        seconds = _seconds(target, work)
+                        load = await target.load(rig, work.label, outstanding=outstanding, seconds=seconds, notes=notes)
                         loads.setdefault((target.name, work.label, outstanding), []).append(load)
         bare.append(await _run_bare(rig, graph))
     return Result(name="open_inference", rows=_rows(loads, works, bare), bars=_bars(loads, works, bare), notes=notes)
@@ -112,24 +102,18 @@ def _works() -> tuple[_Work, ...]:
     )
 
 
-async def _start_ours(rig: Rig, works: Sequence[_Work], published: Path) -> list[_Target]:
+async def _start_ours(rig: Rig, works: Sequence[_Work], published: Path) -> list[Target]:
     repository = rig.folder / "models"
     shutil.copytree(published / _EMBEDDER, repository / _EMBEDDER)
     for floats in (_SMALL, _LARGE):
-        folder = repository / f"identity{floats}"
-        (folder / "1").mkdir(parents=True)
-        (folder / "config.pbtxt").write_text(
-            f'backend: "identity" max_batch_size: 64\n'
-            f'input {{ name: "x" data_type: TYPE_FP32 dims: {floats} }}\n'
-            f'output {{ name: "y" data_type: TYPE_FP32 dims: {floats} }}\n'
-        )
+        write_identity(repository, f"identity{floats}", floats, rows_max=64)
     node = await rig.start_node(repository)
     predict = {
         work.label: write_request(rig.folder / f"{work.model}.predict", work.model, work.inputs) for work in works
     }
     return [
-        _Target(_PREDICT, node, PREDICT, predict),
-        _Target(_INFER, node, MODEL_INFER, _write_oip(rig, works)),
+        Target(_PREDICT, node, predict),
+        Target(_INFER, node, _write_oip(rig, works), MODEL_INFER),
     ]
 
 
@@ -137,18 +121,19 @@ def _write_oip(rig: Rig, works: Sequence[_Work]) -> dict[str, Path]:
     return {work.label: write_oip_request(rig.folder / f"{work.model}.oip", work.model, work.inputs) for work in works}
 
 
-async def _start_triton(rig: Rig, works: Sequence[_Work], graph: Path) -> _Target:
+async def _start_triton(rig: Rig, works: Sequence[_Work], graph: Path) -> Target:
     package = await ensure_triton(rig.console)
     models = [identity_model(_SMALL), identity_model(_LARGE), embedder_model(graph)]
-    return _Target(_TRITON, await start_triton(rig, package, models), MODEL_INFER, _write_oip(rig, works))
+    child = await start_triton(rig, package, models)
+    return Target(_TRITON, child, _write_oip(rig, works), MODEL_INFER, restarts=True)
 
 
-async def _start_mlserver(rig: Rig, works: Sequence[_Work], graph: Path) -> _Target:
+async def _start_mlserver(rig: Rig, works: Sequence[_Work], graph: Path) -> Target:
     child = await start_mlserver(rig, {f"identity{_SMALL}": None, f"identity{_LARGE}": None, _EMBEDDER: graph})
-    return _Target(_MLSERVER, child, MODEL_INFER, _write_oip(rig, works))
+    return Target(_MLSERVER, child, _write_oip(rig, works), MODEL_INFER)
 
 
-async def _check_same_answers(rig: Rig, works: Sequence[_Work], ours: _Target, theirs: _Target) -> None:
+async def _check_same_answers(rig: Rig, works: Sequence[_Work], ours: Target, theirs: Target) -> None:
     """Checks that two servers answer alike, so that neither is quick by answering nothing.
 
     Raises:
@@ -169,20 +154,11 @@ async def _check_same_answers(rig: Rig, works: Sequence[_Work], ours: _Target, t
             )
 
 
-async def _load(rig: Rig, target: _Target, work: _Work, outstanding: int, notes: list[str]) -> Load:
-    seconds = _PICTURE_SECONDS if work.model == _EMBEDDER else _SECONDS
+def _seconds(target: Target, work: _Work) -> float:
+    """Returns how long a round is."""
     if target.name == _MLSERVER:
-        seconds = _SLOW_SECONDS
-    request = target.requests[work.label]
-    try:
-        return await rig.load(target.child, request, outstanding=outstanding, seconds=seconds, method=target.method)
-    except BenchFailed as error:
-        if target.name != _TRITON:
-            raise
-        # The process of a model may crash; Triton starts it again.
-        notes.append(f"{target.name}, {work.label}, {outstanding} calls: measured again after {error}")
-        await asyncio.sleep(_RESTART_S)
-        return await rig.load(target.child, request, outstanding=outstanding, seconds=seconds, method=target.method)
+        return _SLOW_SECONDS
+    return _PICTURE_SECONDS if work.model == _EMBEDDER else _SECONDS
 
 
 async def _run_bare(rig: Rig, graph: Path) -> float:
@@ -199,22 +175,9 @@ def _rows(loads: _Loads, works: Sequence[_Work], bare: Sequence[float]) -> list[
         for outstanding in _OUTSTANDING:
             for (name, label, calls), runs in loads.items():
                 if (label, calls) == (work.label, outstanding):
-                    found = spread([run.rps for run in runs])
-                    table.append(
-                        {
-                            "request": label,
-                            "calls": calls,
-                            "server": name,
-                            "req/s": round(found["median"]),
-                            "min": round(found["min"]),
-                            "max": round(found["max"]),
-                            "p50 us": round(median(run.p50_us for run in runs)),
-                            "p99 us": round(median(run.p99_us for run in runs)),
-                        }
-                    )
-    found = {key: round(value) for key, value in spread(bare).items()}
-    engine = {"req/s": found["median"], "min": found["min"], "max": found["max"]}
-    return [*table, {"request": works[-1].label, "calls": "", "server": "bare engine loop", **engine}]
+                    table.append({"request": label, "calls": calls, "server": name, **describe_loads(runs)})
+    loop = describe_rates(bare)
+    return [*table, {"request": works[-1].label, "calls": "", "server": "bare engine loop", **loop}]
 
 
 def _bars(loads: _Loads, works: Sequence[_Work], bare: Sequence[float]) -> list[Bar]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,10 +17,10 @@ from mesh.assets import get_repository
 from mesh.bench.locked_packages import NotAvailable
 from mesh.bench.oip import MODEL_INFER, read_infer_response
 from mesh.bench.requests import make_observations, write_oip_request, write_request
-from mesh.bench.result import Bar, Result, Row, spread
-from mesh.bench.rig import PREDICT, BenchFailed, Load, Rig
+from mesh.bench.result import Bar, Result, Row
+from mesh.bench.rig import BenchFailed, Load, Rig
+from mesh.bench.target import Target, describe_loads, describe_rates
 from mesh.bench.triton import ensure_triton, raptor_model, start_triton
-from mesh.child import Child
 
 _MODEL = "raptor"
 _STARLING, _ECHO, _TRITON = "starling", "C++ echo", "Triton"
@@ -32,18 +30,7 @@ _ROWS = 32
 _POINTS = ((1, 1), (1, 16), (1, 64), (_ROWS, 16), (_ROWS, 64))
 _ROUNDS = 5
 _SECONDS = 1.0
-_RESTART_S = 5.0
 _TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A server and its requests, by the number of observations in them."""
-
-    name: str
-    child: Child
-    requests: Mapping[int, Path]
-    method: str = PREDICT
 
 
 _Loads = dict[tuple[str, int, int], list[Load]]
@@ -70,41 +57,25 @@ async def run(rig: Rig) -> Result:
     for _ in range(_ROUNDS):
         for rows, outstanding in _POINTS:
             for target in targets:
-                load = await _load(rig, target, rows, outstanding, notes)
+                load = await target.load(rig, rows, outstanding=outstanding, seconds=_SECONDS, notes=notes)
                 loads.setdefault((target.name, rows, outstanding), []).append(load)
         bare.append(await _run_bare(rig, graph))
     notes.append("the bare loop is C++ around the node's own engine")
     return Result(name="policy", rows=_rows(loads, bare), bars=_bars(loads, bare), notes=notes)
 
 
-async def _load(rig: Rig, target: _Target, rows: int, outstanding: int, notes: list[str]) -> Load:
-    def load() -> Awaitable[Load]:
-        request = target.requests[rows]
-        return rig.load(target.child, request, outstanding=outstanding, seconds=_SECONDS, method=target.method)
-
-    try:
-        return await load()
-    except BenchFailed as error:
-        if target.method == PREDICT:
-            raise
-        # The process of a model may crash; Triton starts it again.
-        notes.append(f"{target.name}, {rows} rows, {outstanding} calls: measured again after {error}")
-        await asyncio.sleep(_RESTART_S)
-        return await load()
-
-
-async def _start_ours(rig: Rig, repository: Path) -> list[_Target]:
+async def _start_ours(rig: Rig, repository: Path) -> list[Target]:
     requests = {
         rows: write_request(rig.folder / f"{_MODEL}-{rows}.request", _MODEL, make_observations(rows))
         for rows in (1, _ROWS)
     }
     return [
-        _Target(_STARLING, await rig.start_node(repository, _MODEL), requests),
-        _Target(_ECHO, await rig.start_echo(), requests),
+        Target(_STARLING, await rig.start_node(repository, _MODEL), requests),
+        Target(_ECHO, await rig.start_echo(), requests),
     ]
 
 
-async def _start_tritons(rig: Rig, graph: Path) -> list[_Target]:
+async def _start_tritons(rig: Rig, graph: Path) -> list[Target]:
     """Returns one target per batching delay, all in one server."""
     package = await ensure_triton(rig.console)
     names = {delay_us: f"{_MODEL}_{delay_us}us" for delay_us in _TRITON_DELAYS_US}
@@ -115,11 +86,11 @@ async def _start_tritons(rig: Rig, graph: Path) -> list[_Target]:
             rows: write_oip_request(rig.folder / f"{name}-{rows}.oip", name, make_observations(rows))
             for rows in (1, _ROWS)
         }
-        targets.append(_Target(f"{_TRITON} {delay_us} us", child, requests, MODEL_INFER))
+        targets.append(Target(f"{_TRITON} {delay_us} us", child, requests, MODEL_INFER, restarts=True))
     return targets
 
 
-async def _check_same_answers(rig: Rig, ours: _Target, theirs: _Target) -> None:
+async def _check_same_answers(rig: Rig, ours: Target, theirs: Target) -> None:
     """Checks that two servers answer alike, so that neither is quick by answering nothing.
 
     Raises:
@@ -147,27 +118,12 @@ async def _run_bare(rig: Rig, graph: Path) -> float:
 
 
 def _rows(loads: _Loads, bare: Sequence[float]) -> list[Row]:
-    table = []
-    for (name, rows, outstanding), runs in loads.items():
-        row = _row(name, rows, [run.rps for run in runs])
-        latency = {
-            "p50 us": round(median(run.p50_us for run in runs)),
-            "p99 us": round(median(run.p99_us for run in runs)),
-        }
-        table.append({**row, "calls": outstanding, **latency})
-    return [*table, _row("bare loop", _ROWS, [rate / _ROWS for rate in bare])]
-
-
-def _row(name: str, rows: int, rps: Sequence[float]) -> Row:
-    found = spread(rps)
-    return {
-        "server": name,
-        "rows": rows,
-        "calls": "",
-        "req/s": round(found["median"]),
-        "min": round(found["min"]),
-        "max": round(found["max"]),
-    }
+    table: list[Row] = [
+        {"server": name, "rows": rows, "calls": outstanding, **describe_loads(runs)}
+        for (name, rows, outstanding), runs in loads.items()
+    ]
+    loop = describe_rates([rate / _ROWS for rate in bare])
+    return [*table, {"server": "bare loop", "rows": _ROWS, "calls": "", **loop}]
 
 
 def _bars(loads: _Loads, bare: Sequence[float]) -> list[Bar]:
