@@ -4,7 +4,6 @@ Source: Tan and Le 2019, EfficientNet-B0, without squeeze-and-excitation and wit
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy.typing as npt
@@ -16,12 +15,11 @@ from engines.assets.graph import GraphBuilder
 from engines.assets.making import Materials
 from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import EFFICIENTNET_WEIGHTS, IMAGENET_NAMES
-from engines.assets.pictures import CALIBRATION, HELD_OUT, quantize_by_pictures
+from engines.assets.pictures import CALIBRATION, quantize_by_pictures, report_rows
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.quantize import Recipe, quantization_report
-from engines.repository import MODEL_NAME, Release
+from engines.repository import Release
 
-VERSION = 1
 CLASSES = 1000
 # Repeats and first stride of each stage.
 _STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
@@ -39,26 +37,12 @@ def make_efficientnet(materials: Materials) -> Release:
     exact = build_efficientnet(read_state_dict(materials.contents[EFFICIENTNET_WEIGHTS]))
     recipe = Recipe(keep=frozenset(_first_convolution(exact)))
     small, agreement = quantize_by_pictures(materials, exact, recipe, output="logits", cosine_bar=COSINE_BAR)
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: small.SerializeToString(deterministic=True)},
-        labels=materials.text_lines(IMAGENET_NAMES),
-        license=materials.license,
-        sources=materials.sources,
-        report={
-            "precision": "int8",
-            "quantization": quantization_report(exact, small, samples=len(CALIBRATION)),
-            "agreement": {
-                "what": "best classes of INT8 against FP32, held-out pictures",
-                "pictures": len(HELD_OUT),
-                "share": round(min(one.share for one in agreement.values()), 4),
-                "cosine": round(min(one.cosine for one in agreement.values()), 4),
-                **{runtime: asdict(one) for runtime, one in agreement.items()},
-                "bar": COSINE_BAR,
-            },
-        },
-    )
+    report = {
+        "precision": "int8",
+        "quantization": quantization_report(exact, small, samples=len(CALIBRATION)),
+        "agreement": report_rows(agreement, "best classes of INT8 against FP32", ("share", "cosine"), bar=COSINE_BAR),
+    }
+    return materials.release(describe(materials.asset), small, report, materials.text_lines(IMAGENET_NAMES))
 
 
 def describe(name: str) -> ModelConfig:

@@ -22,10 +22,9 @@ from engines.assets.tfjs import read_tfjs
 from engines.assets.video import read_frames
 from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
 from engines.quantize import Recipe, quantization_report, quantize
-from engines.repository import MODEL_NAME, Release
+from engines.repository import Release
 from engines.runners import RUNTIMES, Runner
 
-VERSION = 1
 BOXES_MAX = 100
 SCORE_THRESHOLD = 0.35
 IOU_THRESHOLD = 0.5
@@ -60,23 +59,15 @@ def make_nanodet(
     agreement = _compare(exact, small, materials, "FP32")
     for runtime, found in agreement.items():
         check_agreement(f"{materials.asset} on {runtime}", found)
-    report = {"agreement": {**_as_report(agreement, "of INT8 against FP32"), "bar": AGREEMENT_BAR}}
+    report: dict[str, Any] = {
+        "precision": "int8",
+        "quantization": quantization_report(exact, small, samples=len(CALIBRATION_FRAMES)),
+        "agreement": {**_as_report(agreement, "of INT8 against FP32"), "bar": AGREEMENT_BAR},
+    }
     if larger_size is not None:
         larger = _compare(build_nanodet(network, larger_size), small, materials, f"FP32 at {larger_size}")
         report[f"agreement_{larger_size}"] = _as_report(larger, f"of INT8 against FP32 at {larger_size}")
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: small.SerializeToString(deterministic=True)},
-        labels=materials.text_lines(COCO_NAMES),
-        license=materials.license,
-        sources=materials.sources,
-        report={
-            "precision": "int8",
-            "quantization": quantization_report(exact, small, samples=len(CALIBRATION_FRAMES)),
-            **report,
-        },
-    )
+    return materials.release(describe(materials.asset), small, report, materials.text_lines(COCO_NAMES))
 
 
 def describe(name: str) -> ModelConfig:

@@ -16,12 +16,11 @@ from engines.assets.graph import GraphBuilder
 from engines.assets.making import Materials
 from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import MOBILENET_WEIGHTS
-from engines.assets.pictures import CALIBRATION, HELD_OUT, quantize_by_pictures
+from engines.assets.pictures import CALIBRATION, quantize_by_pictures, report_rows
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.quantize import Recipe, quantization_report
-from engines.repository import MODEL_NAME, Release
+from engines.repository import Release
 
-VERSION = 1
 LENGTH = 1280
 # Mean cosine of INT8 embeddings with those of FP32 on pictures that calibration has not seen.
 COSINE_BAR = 0.96
@@ -46,14 +45,7 @@ _STAGES = (
 def make_mobilenet(materials: Materials) -> Release:
     """Returns the release of the embedding, in FP32; raises `CorruptModel` for other weights."""
     model = build_mobilenet(read_state_dict(materials.contents[MOBILENET_WEIGHTS]))
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: model.SerializeToString(deterministic=True)},
-        license=materials.license,
-        sources=materials.sources,
-        report={"precision": "fp32"},
-    )
+    return materials.release(describe(materials.asset), model, {"precision": "fp32"})
 
 
 def make_mobilenet_int8(materials: Materials) -> Release:
@@ -66,24 +58,12 @@ def make_mobilenet_int8(materials: Materials) -> Release:
     exact = build_mobilenet(read_state_dict(materials.contents[MOBILENET_WEIGHTS]))
     recipe = Recipe(coverage=_COVERAGE)
     small, agreement = quantize_by_pictures(materials, exact, recipe, output="embedding", cosine_bar=COSINE_BAR)
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: small.SerializeToString(deterministic=True)},
-        license=materials.license,
-        sources=materials.sources,
-        report={
-            "precision": "int8",
-            "quantization": quantization_report(exact, small, samples=len(CALIBRATION)),
-            "agreement": {
-                "what": "embeddings of INT8 against FP32, held-out pictures",
-                "pictures": len(HELD_OUT),
-                "cosine": round(min(one.cosine for one in agreement.values()), 4),
-                **{runtime: {"cosine": one.cosine} for runtime, one in agreement.items()},
-                "bar": COSINE_BAR,
-            },
-        },
-    )
+    report = {
+        "precision": "int8",
+        "quantization": quantization_report(exact, small, samples=len(CALIBRATION)),
+        "agreement": report_rows(agreement, "embeddings of INT8 against FP32", ("cosine",), bar=COSINE_BAR),
+    }
+    return materials.release(describe(materials.asset), small, report)
 
 
 def describe(name: str) -> ModelConfig:

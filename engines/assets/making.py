@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import onnx
 
 from engines.assets.errors import QualityTooLow
 from engines.assets.packages import Member
 from engines.assets.progress import Progress
-from engines.repository import Release
+from engines.config import ModelConfig
+from engines.repository import MODEL_NAME, Release
+
+VERSION = 1
 
 # Makes a release from the contents of its members.
 Recipe = Callable[["Materials"], Release]
@@ -38,9 +44,28 @@ class Materials:
         """Returns the non-empty lines of a text member."""
         return tuple(line for line in self.contents[member].decode().splitlines() if line)
 
+    def release(
+        self, config: ModelConfig, model: onnx.ModelProto, report: Mapping[str, Any], labels: tuple[str, ...] = ()
+    ) -> Release:
+        """Returns what is published of a model that was made from these."""
+        return Release(
+            config=config,
+            version=VERSION,
+            files={MODEL_NAME: model.SerializeToString(deterministic=True)},
+            labels=labels,
+            license=self.license,
+            sources=self.sources,
+            report=report,
+        )
 
-def check_error(materials: Materials, error_max: float, *, bar: float, reference: str) -> None:
-    """Raises `QualityTooLow` unless the largest difference from the reference, of one output, is within the bar."""
+
+def report_errors(materials: Materials, errors: Mapping[str, float], *, bar: float, reference: str) -> dict[str, float]:
+    """Returns what a report says of the largest differences from a reference, of one output, by runtime.
+
+    Raises:
+        QualityTooLow: one is not within the bar.
+    """
+    error_max = max(errors.values())
     if not error_max <= bar:
         raise QualityTooLow(
             f"{materials.asset}: differs from {reference} by {error_max:.2e}; expected at most {bar:.0e};"
@@ -49,3 +74,4 @@ def check_error(materials: Materials, error_max: float, *, bar: float, reference
             measured=error_max,
             bar=bar,
         )
+    return {"error_max": error_max, **errors, "bar": bar}

@@ -1,7 +1,8 @@
 """Quantises networks that look at pictures, and measures on other pictures what that costs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,6 +57,26 @@ def quantize_by_pictures(
         report(len(HELD_OUT))
     check_cosine(materials.asset, min(one.cosine for one in agreement.values()), output=output, bar=cosine_bar)
     return small, agreement
+
+
+def report_rows(
+    agreement: Mapping[str, RowAgreement], what: str, names: Sequence[str], *, bar: float
+) -> dict[str, Any]:
+    """Returns what a report says of agreements by runtime.
+
+    Args:
+        agreement: as `quantize_by_pictures` found it.
+        what: of whose rows it is.
+        names: attributes of `RowAgreement` that mean something for these rows; in all, the worst counts.
+        bar: what the cosine had to reach.
+    """
+    return {
+        "what": f"{what}, held-out pictures",
+        "pictures": len(HELD_OUT),
+        **{name: round(min(getattr(one, name) for one in agreement.values()), 4) for name in names},
+        **{runtime: {name: getattr(one, name) for name in names} for runtime, one in agreement.items()},
+        "bar": bar,
+    }
 
 
 def check_cosine(asset: str, cosine: float, *, output: str, bar: float) -> None:

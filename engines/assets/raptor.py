@@ -15,14 +15,13 @@ import onnx
 from onnx import TensorProto
 
 from engines.assets.graph import GraphBuilder
-from engines.assets.making import Materials, check_error
+from engines.assets.making import Materials, report_errors
 from engines.assets.packages import RAPTOR_CHECKPOINT
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
-from engines.repository import MODEL_NAME, Release
+from engines.repository import Release
 from engines.runners import RUNTIMES, Runner
 
-VERSION = 1
 OBSERVATION = 22  # position 3, rotation matrix 9, linear velocity 3, angular velocity 3, previous action 4
 HIDDEN = 16
 ACTION = 4
@@ -55,25 +54,12 @@ def make_raptor(materials: Materials) -> Release:
             runtime: rollout_error(build(model), observations, actions, initial) for runtime, build in RUNTIMES.items()
         }
         report(len(observations))
-    error_max = max(errors.values())
-    check_error(materials, error_max, bar=ERROR_BAR, reference="the shipped roll-out")
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: model.SerializeToString(deterministic=True)},
-        license=materials.license,
-        sources=materials.sources,
-        report={
-            "precision": "fp32",
-            "rollout": {
-                "what": "largest difference of an action from the checkpoint's own example",
-                "steps": len(observations),
-                "error_max": error_max,
-                **errors,
-                "bar": ERROR_BAR,
-            },
-        },
-    )
+    rollout = {
+        "what": "largest difference of an action from the checkpoint's own example",
+        "steps": len(observations),
+        **report_errors(materials, errors, bar=ERROR_BAR, reference="the shipped roll-out"),
+    }
+    return materials.release(describe(materials.asset), model, {"precision": "fp32", "rollout": rollout})
 
 
 def describe(name: str) -> ModelConfig:

@@ -19,14 +19,13 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from engines.assets.graph import GraphBuilder
-from engines.assets.making import Materials, check_error
+from engines.assets.making import Materials, report_errors
 from engines.assets.packages import SILERO_GRAPH, SPEECH
 from engines.config import DataType, ModelConfig, StateConfig, TensorConfig
 from engines.errors import CorruptModel
-from engines.repository import MODEL_NAME, Release
+from engines.repository import Release
 from engines.runners import RUNTIMES, Runner, onnxruntime_runner
 
-VERSION = 1
 RATE_HZ = 16_000
 CHUNK = 512  # samples of one step: 32 ms
 CONTEXT = 64  # last samples of the chunk before
@@ -78,26 +77,13 @@ def make_silero(materials: Materials) -> Release:
             for runtime, build in RUNTIMES.items()
         }
         report(chunks)
-    error_max = max(errors.values())
-    check_error(materials, error_max, bar=ERROR_BAR, reference="the original graph")
-    return Release(
-        config=describe(materials.asset),
-        version=VERSION,
-        files={MODEL_NAME: model.SerializeToString(deterministic=True)},
-        license=materials.license,
-        sources=materials.sources,
-        report={
-            "precision": "fp32",
-            "speech": {
-                "what": "largest difference of a probability from the original graph on ONNX Runtime",
-                "steps": chunks,
-                "speech_share": float(np.mean(np.concatenate(expected) > 0.5)),
-                "error_max": error_max,
-                **errors,
-                "bar": ERROR_BAR,
-            },
-        },
-    )
+    speech = {
+        "what": "largest difference of a probability from the original graph on ONNX Runtime",
+        "steps": chunks,
+        "speech_share": float(np.mean(np.concatenate(expected) > 0.5)),
+        **report_errors(materials, errors, bar=ERROR_BAR, reference="the original graph"),
+    }
+    return materials.release(describe(materials.asset), model, {"precision": "fp32", "speech": speech})
 
 
 def describe(name: str) -> ModelConfig:
