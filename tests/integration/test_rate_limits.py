@@ -5,28 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
 
 import grpc
 import pytest
 from envoy.service.ratelimit.v3 import rls_pb2_grpc
 
 from mesh.control.rate_limits import RateLimits
-from mesh.gateway.security import Rate, SecurityPlan
+from mesh.gateway.security import Rate
 from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, limit_everywhere
+from tests.support.security import PLAN
 from tests.support.static_gateway import PREDICT, MirrorNode, grpc_cluster, static_gateway
 
 pytestmark = pytest.mark.asyncio
 
-_PLAN = SecurityPlan(
-    certificates=Path("/c"),
-    secrets=Path("/s"),
-    keys="{}",
-    trust_domain="t",
-    issuer="i",
-    audience="a",
-    rate=Rate(per_s=1, burst=10),
-)
+_PLAN = replace(PLAN, rate=Rate(per_s=1, burst=10))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from mesh.certs import AUDIENCE, ISSUER, CertStore, Identity, Role, Scope
 from mesh.gateway.security import RemoteKeys, SecurityPlan, further_clusters
 from mesh.gateway.security.access import check_token
 from services.host import Address
+from tests.support.security import PLAN
 from tests.support.static_gateway import PREDICT, MirrorNode, static_gateway
 
 pytestmark = pytest.mark.asyncio
@@ -60,14 +62,7 @@ def issuer(store: CertStore) -> Iterator[int]:
 
 def build_plan(store: CertStore, port: int, host: str) -> SecurityPlan:
     keys = RemoteKeys(f"https://{host}:{port}/keys", Address("127.0.0.1", port), store.root / "trust" / "ca.crt")
-    return SecurityPlan(
-        certificates=Path("/c"),
-        secrets=Path("/s"),
-        keys=keys,
-        trust_domain="starling",
-        issuer=ISSUER,
-        audience=AUDIENCE,
-    )
+    return replace(PLAN, keys=keys, trust_domain="starling", issuer=ISSUER, audience=AUDIENCE)
 
 
 def sign(store: CertStore) -> tuple[str, str]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from mesh.control.rate_limits import RateLimits
-from mesh.gateway.security import Rate, SecurityPlan
+from mesh.gateway.security import Rate
 from mesh.gateway.security.limits import RATE_LIMIT_DOMAIN
+from tests.support.security import PLAN
 
 OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
-_PLAN = SecurityPlan(
-    certificates=Path("/c"),
-    secrets=Path("/s"),
-    keys="{}",
-    trust_domain="t",
-    issuer="i",
-    audience="a",
-    rate=Rate(per_s=2, burst=2),
-    rate_by_tenant={"gold": Rate(per_s=10, burst=10)},
-)
+_PLAN = replace(PLAN, rate=Rate(per_s=2, burst=2), rate_by_tenant={"gold": Rate(per_s=10, burst=10)})
 
 
 class Clock:

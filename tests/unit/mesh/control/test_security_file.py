@@ -13,16 +13,9 @@ import pytest
 
 from mesh.control.security_file import follow_security
 from mesh.gateway.security import Rate, SecurityPlan, read_security, write_security
+from tests.support.security import PLAN
 
-_PLAN = SecurityPlan(
-    certificates=Path("/c"),
-    secrets=Path("/s"),
-    keys="{}",
-    trust_domain="t",
-    issuer="i",
-    audience="a",
-    rate_by_tenant={"gold": Rate(10, 20)},
-)
+_PLAN = replace(PLAN, rate_by_tenant={"gold": Rate(10, 20)})
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
