@@ -6,8 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.host import Address
 from tests.support import node_models as models
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio
-
-_WAIT_S = 15.0
 
 
 def publish(folder: Path) -> Path:
@@ -49,13 +47,6 @@ async def see(mesh: LocalMesh) -> Any:
     async with grpc.aio.insecure_channel(str(mesh.control)) as channel:
         stub: Any = control_service_pb2_grpc.ControlServiceStub(channel)
         return await stub.GetMesh(control_service_pb2.GetMeshRequest(), timeout=5, wait_for_ready=True)
-
-
-async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    end_s = time.monotonic() + _WAIT_S
-    while not await condition():
-        assert time.monotonic() < end_s, "it has not come true in time"
-        await asyncio.sleep(0.05)
 
 
 def shares(mesh: Any) -> dict[str, float]:
@@ -85,6 +76,15 @@ class Load:
         self._asking.cancel()
         await asyncio.gather(*self._calls)
         await self._channel.close()
+
+    async def answer(self, more: int) -> None:
+        """Waits for so many more answers."""
+        target = len(self.answered) + more
+
+        async def enough() -> bool:
+            return len(self.answered) >= target
+
+        await wait_for(enough)
 
     async def _ask(self) -> None:
         while True:
@@ -141,13 +141,13 @@ async def test_weights_follow_a_node_that_becomes_far(tmp_path: Path) -> None:
 
 async def test_a_drained_node_leaves_without_a_failed_request(tmp_path: Path) -> None:
     async with running(tmp_path) as (mesh, _), Load(mesh) as load:
-        await asyncio.sleep(0.5)
+        await load.answer(20)
         command = [sys.executable, "-m", "services.host.cli", "mesh", "drain", "edge-1", "--control", str(mesh.control)]
         drain = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         out, _ = await asyncio.wait_for(drain.communicate(), 30)
         assert (drain.returncode, out.decode()) == (0, "edge-1 drains\nedge-1 has left\n")
         assert await mesh.nodes[0].child.wait() == 0
-        await asyncio.sleep(0.5)
+        await load.answer(20)
     assert load.failed == []
     assert "edge-1" not in load.answered[-20:]
 
@@ -165,7 +165,7 @@ async def test_a_stopped_node_is_out_of_rotation(tmp_path: Path) -> None:
 
             await wait_for(silent)
             async with Load(mesh) as load:
-                await asyncio.sleep(0.5)
+                await load.answer(20)
             assert load.failed == []
             assert "edge-1" not in load.answered
         finally:
@@ -179,9 +179,9 @@ async def test_a_stopped_node_is_out_of_rotation(tmp_path: Path) -> None:
 
 async def test_agents_are_served_while_the_control_plane_is_away_and_it_resumes(tmp_path: Path) -> None:
     async with running(tmp_path) as (mesh, supervisor), Load(mesh) as load:
-        await asyncio.sleep(0.5)
+        await load.answer(20)
         await mesh.control_child.kill()
-        await asyncio.sleep(1)
+        await load.answer(40)
         (again,) = await supervisor.start([mesh.control_again])
 
         async def resumed() -> bool:

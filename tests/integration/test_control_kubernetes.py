@@ -20,7 +20,8 @@ from mesh.supervisor import Supervisor
 from services.client import AsyncClient
 from services.host import Address
 from tests.support.fake_kubernetes import FakeKubernetes, make_endpoint, make_slice
-from tests.support.node import running_node, wait_until
+from tests.support.node import running_node
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
 

@@ -36,7 +36,8 @@ from mesh.supervisor import Supervisor
 from services.client import AsyncClient, Tls
 from services.host import Address
 from services.predict._dataplane import Link, LinkTls
-from tests.support.node import RunningNode, node_flags, wait_until
+from tests.support.node import RunningNode, node_flags
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -347,7 +348,7 @@ async def test_a_node_with_the_certificate_of_another_is_not_registered_and_says
     flags += ["--model", "echo", "--control", str(control.address), "--name", "edge-1"]
     with RunningNode(tmp_path, node_flags(repository, *flags)) as node:
         words = "spiffe://starling/node/edge-2 may not speak for node 'edge-1'"
-        assert await asyncio.to_thread(wait_until, lambda: words in node.log, limit_s=60)
+        assert await asyncio.to_thread(wait_until, lambda: words in node.log)
         async with control.connect(_ADMIN) as admin:
             seen = await see(admin)
     assert list(seen.nodes) == []

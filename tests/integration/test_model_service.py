@@ -24,9 +24,10 @@ from services.client import (
     ModelState,
     StarlingError,
 )
-from tests.support.node import RunningNode, StartNode, running_node, wait_until
+from tests.support.node import RunningNode, StartNode, running_node
 from tests.support.node_calls import read_refusal
 from tests.support.node_models import build_detector, build_plus_one, detector, identity, plus_one, publish
+from tests.support.waiting import wait_until
 
 FP32 = DataType.FP32
 ECHO = {"x0": np.zeros((1, 4), np.float32)}

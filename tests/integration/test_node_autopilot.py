@@ -17,11 +17,11 @@ from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
 from engines import Autopilot, DataType
 from services.client import Client, StarlingError
-from tests.support.node import RunningNode, StartNode, wait_until
+from tests.support.node import RunningNode, StartNode
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 _ROW = {"x0": np.zeros((1, 4), np.float32)}
-_LIMIT_S = 30.0
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def load_until(node: RunningNode, name: str, enough: Callable[[], bool]) -> bool
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call) for _ in range(4)]
         try:
-            found = wait_until(enough, limit_s=_LIMIT_S)
+            found = wait_until(enough)
         finally:
             done = True
         for caller in callers:

@@ -29,9 +29,10 @@ from starling.tensor.v1.tensor_pb2 import DATA_TYPE_UINT8, Tensor
 
 from engines import DataType
 from services.client import Client, InvalidInput, LastValue, SimilarFrame
-from tests.support.node import RunningNode, StartNode, running_node, wait_until
+from tests.support.node import RunningNode, StartNode, running_node
 from tests.support.node_calls import read_refusal, refused
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 LARGE_S = 0.1
 SIDE = 64

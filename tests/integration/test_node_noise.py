@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from starling.predict.v1.predict_service_pb2 import PredictResponse
 
-from tests.support.node import RunningNode, wait_until
+from tests.support.node import RunningNode
 from tests.support.node_calls import PREDICT, PREDICT_STREAM, echo_request, pass_bytes, raw_method
+from tests.support.waiting import wait_until
 
 GOOD = echo_request(1.5).SerializeToString()
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

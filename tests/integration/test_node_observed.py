@@ -19,9 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engines import DataType
 from services.client import Client, StarlingError
-from tests.support.node import RunningNode, StartNode, find_free_port, is_listening, wait_until
+from tests.support.node import RunningNode, StartNode, find_free_port, is_listening
 from tests.support.node_calls import echo_request, raw_method, refused, tensor
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 SERVICES = {
     "inference.GRPCInferenceService",
@@ -47,7 +48,7 @@ def test_health_follows_the_life_of_a_node(start_node: StartNode, tmp_path: Path
         with suppress(grpc.RpcError):
             seen.extend(answer.status for answer in stub.Watch(HealthCheckRequest(), timeout=30))
 
-    assert wait_until(lambda: is_listening(port), limit_s=30)
+    assert wait_until(lambda: is_listening(port))
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = HealthStub(channel)
         watcher = threading.Thread(target=watch, args=(stub,))

@@ -21,9 +21,10 @@ from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 from engines import DataType
 from services.client import Client, ResourceExhausted, RetryPolicy
 from tests.support.infer_calls import add_input
-from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 RUN_S = 0.2
 QUEUE_MAX = 4

@@ -18,9 +18,10 @@ from starling.predict.v1.predict_service_pb2 import PredictRequest
 from engines import DataType
 from services.client import Client
 from tests.support.infer_calls import INFER, add_input, zeros
-from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import PREDICT, raw_method, tensor
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 WIDTH = 8192
 CALLS = 3000

@@ -43,9 +43,10 @@ from services.client import (
 )
 from tests.support.clients import install_clients
 from tests.support.infer_calls import STREAM_INFER, add_input, infer, set_parameters
-from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import raw_method, refused, tensor
 from tests.support.node_models import accumulator, build_accumulator, identity, publish
+from tests.support.waiting import wait_until
 
 IDLE_S = 0.3
 F32 = npt.NDArray[np.float32]

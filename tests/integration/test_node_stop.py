@@ -21,9 +21,10 @@ from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
 from services.client import Client, StarlingError
-from tests.support.node import RunningNode, StartNode, find_free_port, is_listening, wait_until
+from tests.support.node import RunningNode, StartNode, find_free_port, is_listening
 from tests.support.node_calls import PREDICT, raw_method, read_refusal, refused, tensor
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 X = {"x0": np.zeros((1, 4), np.float32)}
 
@@ -165,7 +166,7 @@ def test_a_stop_while_models_load_ends_between_two_of_them(start_node: StartNode
         publish(tmp_path / "models", identity(f"slow-{number}", (DataType.FP32, (4,)), delay_us=300_000))
     port = find_free_port()
     node = start_node(tmp_path / "models", ready=False, grpc=f"127.0.0.1:{port}")
-    assert wait_until(lambda: is_listening(port), limit_s=30)
+    assert wait_until(lambda: is_listening(port))
     assert wait_until(lambda: "slow-0:1 is ready" in node.log)
     node.terminate()
     assert node.wait() == 0

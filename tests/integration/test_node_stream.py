@@ -12,8 +12,9 @@ import pytest
 from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictStreamRequest, PredictStreamResponse
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
-from tests.support.node import RunningNode, wait_until
+from tests.support.node import RunningNode
 from tests.support.node_calls import PREDICT_STREAM, echo_request, pass_bytes, tensor
+from tests.support.waiting import wait_until
 
 _LIMIT_S = 20.0
 

@@ -21,9 +21,10 @@ from starling.predict.v1.predict_service_pb2 import (
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
-from tests.support.node import RunningNode, running_node, wait_until
+from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 RUN_S = 0.1
 QUEUE_MAX = 12

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.certs import CertStore, Identity, Role
 from services.client import Client, StarlingError, Unavailable
-from tests.support.node import RunningNode, StartNode, node_flags, running_node, wait_until
+from tests.support.node import RunningNode, StartNode, node_flags, running_node
+from tests.support.waiting import wait_until
 
 NODE = Identity(Role.NODE, "node-1")
 GATEWAY = Identity(Role.GATEWAY, "gateway")

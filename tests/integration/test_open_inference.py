@@ -19,9 +19,10 @@ from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 from engines import DataType
 from services.client import Client
-from tests.support.node import RunningNode, StartNode, running_node, wait_until
+from tests.support.node import RunningNode, StartNode, running_node
 from tests.support.node_calls import raw_method, read_refusal, refused
 from tests.support.node_models import build_plus_one, identity, plus_one, publish
+from tests.support.waiting import wait_until
 
 FP32 = DataType.FP32
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -31,10 +30,10 @@ from services.client import AsyncClient, ModelNotFound, Prediction, Request, Seq
 from services.host import Address
 from tests.support import node_models as models
 from tests.support.node_calls import tensor
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio
 
-_WAIT_S = 30.0
 _FREE = Address("127.0.0.1", 0)
 _X = np.zeros((1, 4), np.float32)
 Models = Mapping[str, tuple[int, ...]]
@@ -102,13 +101,6 @@ def publish(root: Path, name: str, *versions: int, **fields: Any) -> Path:
         config = replace(models.identity(name, (DataType.FP32, (4,)), versions=0), **fields)
         models.publish(root, config, version=version)
     return root
-
-
-async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    end_s = time.monotonic() + _WAIT_S
-    while not await condition():
-        assert time.monotonic() < end_s, "it has not come true in time"
-        await asyncio.sleep(0.05)
 
 
 async def ask(client: AsyncClient, model: str = "m", **fields: Any) -> str:

@@ -52,7 +52,7 @@ from services.client import (
 from services.client.channel import PREDICT
 from services.client.codec import encode_request
 from services.host import Address
-from tests.support.node import wait_until
+from tests.support.waiting import wait_until
 
 _FAKE_NODE = Path(__file__).parents[1] / "support" / "fake_node.py"
 _FRAME = {"frame": np.zeros((1, 8, 8, 3), np.uint8)}
@@ -418,7 +418,7 @@ async def test_a_node_that_answers_at_the_address_of_another_gets_no_requests(tm
     async with running(tmp_path, control_flags=flags) as secure, secure.connect(secure.sign()) as client:
         assert {(await ask(client)).node for _ in range(30)} <= {"edge-1", "edge-2"}
         name = "cluster.nodes.ssl.fail_verify_san"
-        assert await asyncio.to_thread(wait_until, lambda: _read_stats(secure, name)[name] > 0, limit_s=20)
+        assert await asyncio.to_thread(wait_until, lambda: _read_stats(secure, name)[name] > 0)
     await server.stop(None)
 
 
@@ -453,7 +453,7 @@ async def test_renewing_every_certificate_under_load_fails_nothing(tmp_path: Pat
                 await asyncio.to_thread(secure.store.rotate, datetime.now(UTC))
                 assert await asyncio.to_thread(wait_until, lambda old=before: _served_serial(secure) != old)  # type: ignore[misc]
                 target = answered + 100
-                assert await asyncio.to_thread(wait_until, lambda least=target: answered >= least, limit_s=30)  # type: ignore[misc]
+                assert await asyncio.to_thread(wait_until, lambda least=target: answered >= least)  # type: ignore[misc]
             stop.set()
     assert not failures, failures[0]
     assert answered > 300

@@ -27,11 +27,12 @@ from mesh.testbed.namespace import call_inside
 from mesh.testbed.wire_control import find_testbeds, read_status
 from services.host import Address
 from tests.support.processes import wait_for_none
+from tests.support.waiting import wait_until
 
 WHY_NOT = testbeds.why_no_wire(testbeds.find_program())
 needs_wire = pytest.mark.skipif(WHY_NOT is not None and os.geteuid() != 0, reason=f"needs root: {WHY_NOT}")
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _STARLING = (sys.executable, "-P", "-m", "services.host.cli")
 _ECHO = """
 import socket, sys
@@ -232,10 +233,10 @@ def test_a_killed_command_takes_hosts_links_and_processes_with_it(tmp_path: Path
     with started(*_STARLING, "testbed", "up", "--plan", str(plan), "--name", name) as process:
         wait_for_line(process, "is up")
         with started(*_STARLING, "testbed", "exec", "b", "--name", name, "--", "sleep", "600"):
-            wait_until(lambda: find_namespaces() != before)
+            assert wait_until(lambda: find_namespaces() != before)
             process.kill()
             process.wait(_WAIT_S)
-            wait_until(lambda: name not in find_testbeds())
+            assert wait_until(lambda: name not in find_testbeds())
             assert wait_for_none(name) == {}
     # Somebody else's process at a host is nobody's to end; the host goes with it.
     assert find_namespaces() <= before
@@ -327,10 +328,3 @@ def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError(f"no {words!r} before the end")
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + _WAIT_S
-    while not true():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.02)

@@ -155,16 +155,6 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], bool], *, limit_s: float = 10.0) -> bool:
-    """Returns whether a condition comes true in time."""
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 StartNode = Callable[..., RunningNode]
 
 

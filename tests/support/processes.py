@@ -21,7 +21,7 @@ def find_processes(word: str) -> dict[int, str]:
     return found
 
 
-def wait_for_none(word: str, timeout_s: float = 5.0) -> dict[int, str]:
+def wait_for_none(word: str, timeout_s: float = 60.0) -> dict[int, str]:
     """Waits until no process has the word; returns those that still do."""
     end = time.monotonic() + timeout_s
     while (left := find_processes(word)) and time.monotonic() < end:
