@@ -38,6 +38,7 @@ _EXTENSIONS = (
     "common.matching.v3.extension_matcher",
     "filters.common.matcher.action.v3.skip_action",
     "filters.http.grpc_field_extraction.v3.config",
+    "filters.http.header_mutation.v3.header_mutation",
     "filters.http.jwt_authn.v3.config",
     "filters.http.local_ratelimit.v3.local_rate_limit",
     "filters.http.lua.v3.lua",

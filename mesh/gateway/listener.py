@@ -12,6 +12,7 @@ from services.host import Address
 LISTENER = "grpc"
 ACCESS_LOG = "upstream"
 
+_LOAD_REPORT = "endpoint-load-metrics-bin"
 _STREAMS_MAX = 1024  # calls under way per agent connection
 _STREAM_WINDOW_BYTES = 8 << 20  # one 1080p frame without waiting for a window update
 _CONNECTION_WINDOW_BYTES = 32 << 20
@@ -54,6 +55,7 @@ def _http_connection_manager() -> Resource:
             "local_reply_config": replies(),
             "http_filters": [
                 *name_model(),
+                _keep_load_reports(),
                 extension(
                     "envoy.filters.http.router",
                     "filters.http.router.v3.Router",
@@ -62,6 +64,17 @@ def _http_connection_manager() -> Resource:
                 ),
             ],
         },
+    )
+
+
+def _keep_load_reports() -> Resource:
+    """Returns the filter that keeps from agents what nodes say of their load; balancers have read it before."""
+    remove = [{"remove": _LOAD_REPORT}]
+    return extension(
+        "envoy.filters.http.header_mutation",
+        "filters.http.header_mutation.v3.HeaderMutation",
+        # A refusal without a message has no trailers.
+        {"mutations": {"response_mutations": remove, "response_trailers_mutations": remove}},
     )
 
 

@@ -188,7 +188,16 @@ def find_filter(name: str) -> Any:
 def test_filters_come_in_the_order_that_makes_them_safe() -> None:
     names = [one["name"] for one in build(_REMOTE)["connection_manager"]["http_filters"]]
     short = [name.removeprefix("envoy.filters.http.") for name in names]
-    assert short == ["lua", "jwt_authn", "rbac", "local_ratelimit", "ratelimit", *["match_delegate"] * 2, "router"]
+    assert short == [
+        "lua",
+        "jwt_authn",
+        "rbac",
+        "local_ratelimit",
+        "ratelimit",
+        *["match_delegate"] * 2,
+        "header_mutation",
+        "router",
+    ]
 
 
 def test_every_method_that_is_opened_exists() -> None:
