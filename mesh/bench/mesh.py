@@ -26,12 +26,13 @@ from starling.predict.v1 import (
 )
 from starling.tensor.v1.tensor_pb2 import DATA_TYPE_FP32
 
+from mesh.bench.envoy_stats import read_stats
 from mesh.bench.predicted import Measured, measure_idle, simulate
 from mesh.bench.repositories import Pace, write_identity
 from mesh.bench.result import Bar, Result, Row, percentile
-from mesh.bench.rig import Rig
+from mesh.bench.rig import BenchFailed, Rig
 from mesh.control.simulation import Answer
-from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, start_mesh
+from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
 from services.host import Address
 
@@ -94,6 +95,7 @@ class _Played:
     lag_s: float
     pushes: int
     idle: Measured
+    reports: int  # of nodes' load, which the gateway has asked for
 
 
 async def run(rig: Rig) -> Result:
@@ -103,6 +105,8 @@ async def run(rig: Rig) -> Result:
     failed = 0
     for contender in _CONTENDERS:
         played = await _play(rig.folder / contender.name.replace(" ", "-"), contender)
+        if (played.reports > 0) != (contender.name == _CSWRR):
+            raise BenchFailed(f"with {contender.name}, {played.reports} load reports of nodes reached the gateway")
         answers = played.answers
         broken = sum(not answer.node for answer in answers)
         row: dict[str, str | float | int] = {"gateway": contender.name}
@@ -173,7 +177,6 @@ async def _play(folder: Path, contender: _Contender) -> _Played:
         rtt_ms=_FAR_MS[0],
         run_dir=folder,
         control_flags=contender.flags,
-        node_command=(*NODE_COMMAND, "--load-reports") if contender.name == _CSWRR else NODE_COMMAND,
     )
     async with Supervisor() as supervisor:
         mesh = await start_mesh(supervisor, plan)
@@ -188,7 +191,8 @@ async def _play(folder: Path, contender: _Contender) -> _Played:
             asking = tasks.create_task(_ask(mesh.gateway))
             tasks.create_task(_slow_down(mesh.nodes[0].grpc))
         answers, lag_s = asking.result()
-        return _Played(answers, lag_s, await _count_pushes(mesh), idle)
+        reports = await read_stats(mesh.admin, "lb_orca_oob.reports_received")
+        return _Played(answers, lag_s, await _count_pushes(mesh), idle, sum(reports.values()))
 
 
 async def _ask(gateway: Address) -> tuple[list[Answer], float]:

@@ -96,7 +96,11 @@ class ControlSettings:
         help="file that keeps what `starling mesh route` sets, made if missing; it is gone with the process without it",
         metavar="FILE",
     )
-    balancer: Balancer = setting(Balancer.LEAST_REQUEST, help="how gateways pick a node")
+    balancer: Balancer = setting(
+        Balancer.LEAST_REQUEST,
+        help="how gateways pick a node; client_side_weighted_round_robin, to compare, picks among all of them, "
+        "whatever they have loaded",
+    )
     equal_weights: bool = setting(False, help="give every node the same weight whatever was measured, to compare")
 
     @property

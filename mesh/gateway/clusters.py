@@ -34,7 +34,7 @@ class Balancer(StrEnum):
     LEAST_REQUEST = "least_request"  # weight / (1 + requests under way): what we use
     ROUND_ROBIN = "round_robin"
     RING_HASH = "ring_hash"  # by the header x-agent-id
-    CLIENT_SIDE_WEIGHTED_ROUND_ROBIN = "client_side_weighted_round_robin"  # by the load that nodes report with answers
+    CLIENT_SIDE_WEIGHTED_ROUND_ROBIN = "client_side_weighted_round_robin"  # by the load that nodes report
 
 
 def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool.NODES) -> Resource:
@@ -53,7 +53,7 @@ def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool
         "type": "EDS",
         "eds_cluster_config": {"eds_config": source},
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": _among_serving(_policy(balancer, pool))}]},
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _policy(balancer, pool)}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2_options()},
         "common_lb_config": {
             # With three nodes one failure is already below the default 50 % and would send traffic
@@ -70,12 +70,16 @@ def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool
 
 def _policy(balancer: Balancer, pool: Pool) -> Resource:
     match pool:
+        case Pool.NODES if balancer is Balancer.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN:
+            # Below another policy it hears of no report (measured: equal shares whatever nodes say), so this one
+            # chooses among all nodes whatever they serve.
+            return _client_side_weighted_round_robin()
         case Pool.NODES:
-            return _BALANCERS[balancer]()
+            return _among_serving(_BALANCERS[balancer]())
         case Pool.AGENTS:
-            return _ring_hash(_BALANCE_PERCENT)
+            return _among_serving(_ring_hash(_BALANCE_PERCENT))
         case Pool.SEQUENCES:
-            return _ring_hash()
+            return _among_serving(_ring_hash())
 
 
 def _among_serving(policy: Resource) -> Resource:
@@ -113,11 +117,17 @@ def _ring_hash(balance_percent: int | None = None) -> Resource:
 
 
 def _client_side_weighted_round_robin() -> Resource:
-    # Weights are requests a second / utilisation, from the ORCA report in each answer's trailers.
+    # Weights are requests a second / utilisation, which the gateway asks each node for (ORCA, out of band).
     return extension(
         "envoy.load_balancing_policies.client_side_weighted_round_robin",
         "load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
-        {"blackout_period": "1s", "weight_expiration_period": "10s", "weight_update_period": "0.5s"},
+        {
+            "enable_oob_load_report": True,
+            "oob_reporting_period": "0.2s",
+            "blackout_period": "1s",
+            "weight_expiration_period": "10s",
+            "weight_update_period": "0.5s",
+        },
     )
 
 
@@ -125,7 +135,6 @@ _BALANCERS = {
     Balancer.LEAST_REQUEST: _least_request,
     Balancer.ROUND_ROBIN: _round_robin,
     Balancer.RING_HASH: _ring_hash,
-    Balancer.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN: _client_side_weighted_round_robin,
 }
 
 
