@@ -16,8 +16,9 @@ from starling.inference.open_inference_pb2 import (
     ModelStreamInferResponse,
 )
 
-from tests.support.infer_calls import STREAM_INFER, WIDTHS, add_input, echo_infer, infer, set_parameters
-from tests.support.node import StartNode
+from services.client import Client
+from tests.support.infer_calls import INFER, STREAM_INFER, WIDTHS, add_input, echo_infer, infer, set_parameters
+from tests.support.node import RunningNode, StartNode
 from tests.support.node_calls import refused
 
 TYPED = {
@@ -155,6 +156,26 @@ def test_classification_answers_the_best_elements_as_text(channel: grpc.Channel)
     ]  # fmt: skip
     request.outputs[0].parameters["classification"].int64_param = 1000
     assert list(infer(channel, request).outputs[0].shape) == [2, 64]
+
+
+def test_both_protocols_share_batches(node: RunningNode, channel: grpc.Channel) -> None:
+    """The batch of a lonely Predict among ModelInfer is larger than itself, and each answer is its own."""
+    method = channel.unary_unary(INFER, ModelInferRequest.SerializeToString, ModelInferResponse.FromString)
+    requests = []
+    for number in range(8):
+        requests.append(ModelInferRequest(model_name="batched"))
+        add_input(requests[-1], "x0", "FP32", (1, 3), np.full(3, number, np.float32).tobytes())
+    largest = 0
+    with Client(node.target) as client:
+        for _ in range(100):
+            calls = [method.future(request, timeout=30) for request in requests]
+            answer = client.predict("batched", {"x0": np.full((1, 3), 0.5, np.float32)}, deadline_s=30)
+            assert answer["y0"].tolist() == [[0.5] * 3]
+            assert [floats(call.result()) for call in calls] == [[number] * 3 for number in range(8)]
+            largest = max(largest, answer.batch_size)
+            if largest > 1:
+                break
+    assert largest > 1, "no Predict and ModelInfer shared a batch"
 
 
 def test_a_timeout_bounds_the_answer(channel: grpc.Channel) -> None:

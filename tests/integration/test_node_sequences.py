@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,7 +40,6 @@ from services.client import (
     SequenceNotFound,
     SequencesFull,
 )
-from tests.support.clients import install_clients
 from tests.support.infer_calls import STREAM_INFER, add_input, infer, set_parameters
 from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import raw_method, refused, tensor
@@ -352,15 +350,3 @@ def test_the_open_inference_protocol_names_sequences_with_parameters(node: Runni
         for number, answer in enumerate(answers):
             name = int(answer.id)
             assert hear(answer) == ahead[name].step(number // 2 * name)
-
-
-def test_clients_of_triton_send_sequences_unchanged(node: RunningNode) -> None:
-    clients = install_clients()
-    assert clients.run("triton_sequences.py", node.target).strip() == "interleaved stream refusals config"
-    before = node.count("starling_sequences_started_total", model="sum")
-    measured = clients.perf_analyzer(
-        *("-m", "sum", "-u", node.target, "-i", "grpc", "--request-count", "400"),
-        *("--num-of-sequences", "4", "--sequence-length", "20", "--streaming"),
-    )
-    assert re.search(r"Throughput: [1-9]", measured), measured
-    assert node.count("starling_sequences_started_total", model="sum") >= before + 10

@@ -33,7 +33,7 @@ class Clients:
         command = [interpreter, str(_SCRIPTS / script), *arguments]
         return _run(command, {"PYTHONPATH": str(self.root / _LOCKS[0])}, timeout_s)
 
-    def perf_analyzer(self, *arguments: str, timeout_s: float = 60.0) -> str:
+    def perf_analyzer(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """Runs perf_analyzer; returns what it prints."""
         program = self.root / _LOCKS[1] / "bin" / "perf_analyzer"
         libraries = self.root / _LOCKS[0] / "nvidia" / "cuda_runtime" / "lib"
