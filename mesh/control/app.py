@@ -30,6 +30,7 @@ from mesh.control.access_log import AccessLog
 from mesh.control.ads import AggregatedDiscovery
 from mesh.control.controller import Controller
 from mesh.control.guard import Guard
+from mesh.control.load_reader import LoadReader
 from mesh.control.metrics import ControlCollector
 from mesh.control.node_service import NodeService
 from mesh.control.probe import Probe
@@ -118,12 +119,10 @@ async def serve(settings: ControlSettings) -> None:
     try:
         async with watch_interrupts() as stop, asyncio.TaskGroup() as tasks:
             await server.start()
-            loops = [tasks.create_task(controller.run())]
-            loops.append(tasks.create_task(Probe(controller.registry, controller.set_distance, settings.certs).run()))
-            if kubernetes is not None:
-                loops.append(tasks.create_task(kubernetes.run()))
-            if tls is not None:
-                loops.append(tasks.create_task(tls.run()))
+            probe = Probe(controller.registry, controller.set_distance, settings.certs)
+            reader = LoadReader(controller.registry, settings.certs)
+            running = (one for one in (controller, probe, reader, kubernetes, tls) if one is not None)
+            loops = [tasks.create_task(one.run()) for one in running]
             listens, shows = settings.listen.with_port(port), settings.metrics.with_port(metrics.server_port)
             if settings.security is not None and security is not None:
                 takers = (controller.set_security, *([] if limits is None else [limits.set_plan]))

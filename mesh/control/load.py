@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from starling.mesh.v1 import node_service_pb2 as pb
 
 _NEWER = 0.2  # share of a report in what is believed: five a second, so a second's worth
 
@@ -22,9 +25,23 @@ def service_s(report: Any) -> float | None:
     return spent_ns / 1e9 / answered
 
 
-def follow_service(before_s: float | None, report: Any) -> float | None:
-    """Returns what is believed after another report."""
-    found_s = service_s(report)
+def read_orca(report: Any) -> tuple[pb.LoadReport, float | None]:
+    """Returns what an `OrcaLoadReport` says that a node shows of itself, and how long a request takes on it.
+
+    It covers the last second, without saying so, and names no model. The time is a mean of all of them; None when
+    nothing was answered, or another server does not tell it.
+    """
+    load = pb.LoadReport(cpu_ratio=min(1.0, max(0.0, report.cpu_utilization)))
+    load.report_time.GetCurrentTime()
+    named = report.named_metrics
+    if "compute_us" not in named:
+        return load, None
+    spent_s = (named["queue_us"] + named["compute_us"]) / 1e6
+    return load, spent_s if math.isfinite(spent_s) and spent_s >= 0 else None
+
+
+def follow_service(before_s: float | None, found_s: float | None) -> float | None:
+    """Returns what is believed of how long a request takes after another report, which may not tell."""
     if found_s is None or before_s is None:
         return before_s if found_s is None else found_s
     return before_s + _NEWER * (found_s - before_s)

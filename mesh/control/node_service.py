@@ -15,6 +15,7 @@ from starling.mesh.v1 import node_service_pb2 as pb
 from mesh.control.access import Access
 from mesh.control.errors import InvalidNode
 from mesh.control.guard import read_spiffe_id
+from mesh.control.load import service_s
 from mesh.control.registry import LEASE_S, REPORT_S, Member, Registry
 from mesh.control.times import duration, timestamp
 from mesh.control.wire import answers, streams
@@ -121,7 +122,7 @@ class NodeService:
     def _take(self, member: Member, request: Any) -> None:
         match request.WhichOneof("message"):
             case "report":
-                member.take_report(request.report)
+                member.take_report(request.report, service_s(request.report))
             case "models":
                 self._registry.set_models(member, request.models.models)
             case "result" if request.result.code:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starling.mesh.v1 import node_service_pb2
 from starling.predict.v1 import model_service_pb2, model_service_pb2_grpc
 
+from mesh.control.node_channel import connect_node
 from mesh.control.registry import Member, Registry
 from services.host import Address
 
@@ -57,7 +58,7 @@ class Probe:
         async with self._room:
             try:
                 if address not in self._channels:
-                    self._channels[address] = await self._connect(name, address)
+                    self._channels[address] = await connect_node(name, address, self._certs)
                 stub = health_pb2_grpc.HealthStub(self._channels[address])
                 times_s = [await _time(stub) for _ in range(2)]
                 if name in silent:
@@ -80,15 +81,6 @@ class Probe:
         models = [node_service_pb2.NodeModel(name=m.name, version=m.version, ready=True) for m in ready]
         if models != list(member.node.models) or not member.has_told:
             self._registry.set_models(member, models)
-
-    async def _connect(self, name: str, address: Address) -> grpc.aio.Channel:
-        if self._certs is None:
-            return grpc.aio.insecure_channel(str(address))
-        files = [self._certs / file for file in ("ca.crt", "tls.key", "tls.crt")]
-        pem = await asyncio.to_thread(lambda: [file.read_bytes() for file in files])
-        # A node proves its name, wherever it is reached.
-        options = [("grpc.ssl_target_name_override", name)]
-        return grpc.aio.secure_channel(str(address), grpc.ssl_channel_credentials(*pem), options)
 
     def __repr__(self) -> str:
         """Returns the number of nodes that are called."""

@@ -50,7 +50,7 @@ class Member:
         heard_s: when it spoke last.
         gap_s: longest time between two words of late.
         state: SERVING, DRAINING or LOST.
-        report: its last load report; None before the first.
+        report: its last load report; None before the first, and while a node without a lease is not heard.
         service_s: how long a request takes on it, as its reports say; None before it has answered one.
         orders: what it still has to be told, oldest first.
         discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
@@ -94,10 +94,10 @@ class Member:
         self.gap_s = max(self.gap_s * _GAP_KEPT, now_s - self.heard_s)
         self.heard_s = now_s
 
-    def take_report(self, report: Any) -> None:
-        """Takes what the node says about its load."""
+    def take_report(self, report: Any, service_s: float | None) -> None:
+        """Takes what the node says about its load, and how long a request takes on it by that."""
         self.report = report
-        self.service_s = follow_service(self.service_s, report)
+        self.service_s = follow_service(self.service_s, service_s)
 
     def health(self, now_s: float) -> Health:
         """Returns what gateways should do with it."""

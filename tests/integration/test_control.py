@@ -19,10 +19,11 @@ from starling.predict.v1 import predict_service_pb2, predict_service_pb2_grpc
 from starling.tensor.v1 import tensor_pb2
 
 from engines import DataType
-from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
+from mesh.local_mesh import LocalMesh, MeshPlan, control_program, start_mesh
 from mesh.supervisor import Supervisor
 from services.host import Address
 from tests.support import node_models as models
+from tests.support.node import running_node
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio
@@ -120,6 +121,27 @@ async def test_real_nodes_register_with_what_they_can_do(tmp_path: Path) -> None
             return all(node.HasField("load") for node in (await see(mesh)).nodes)
 
         await wait_for(reported)
+
+
+async def test_a_node_that_does_not_register_shows_its_load(tmp_path: Path) -> None:
+    local = Address("127.0.0.1", 0)
+    with running_node(tmp_path / "node", publish(tmp_path), "--model", "work") as node:
+        async with Supervisor() as supervisor:
+            flags = ("--node", f"far=cloud@{node.target}")
+            (control,) = await supervisor.start([control_program(local, local, flags)])
+            async with grpc.aio.insecure_channel(control.facts["grpc"]) as channel:
+                stub: Any = control_service_pb2_grpc.ControlServiceStub(channel)
+
+                async def reports() -> bool:
+                    (far,) = (await stub.GetMesh(control_service_pb2.GetMeshRequest(), timeout=5)).nodes
+                    return bool(far.HasField("load"))
+
+                async def is_silent() -> bool:
+                    return not await reports()
+
+                await wait_for(reports)
+                node.terminate()
+                await wait_for(is_silent)
 
 
 async def test_weights_follow_a_node_that_becomes_far(tmp_path: Path) -> None:

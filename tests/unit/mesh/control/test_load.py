@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from starling.mesh.v1 import node_service_pb2 as pb
+from xds.data.orca.v3.orca_load_report_pb2 import OrcaLoadReport
 
 from mesh.control.estimate import Ending, Sample
-from mesh.control.load import follow_service, service_s
+from mesh.control.load import follow_service, read_orca, service_s
 from mesh.control.registry import Registry
 from mesh.control.viewpoint import Seat, Viewpoint
 from mesh.control.weights import Rules
@@ -33,11 +36,10 @@ def test_a_node_that_answered_nothing_says_nothing() -> None:
 
 
 def test_an_idle_moment_does_not_make_it_forgotten() -> None:
-    busy = pb.LoadReport(models=[load(10, 0, 50)])
-    first = follow_service(None, busy)
-    assert first == pytest.approx(0.050)
-    assert follow_service(first, pb.LoadReport()) == first
-    assert follow_service(first, pb.LoadReport(models=[load(10, 0, 100)])) == pytest.approx(0.060)
+    assert follow_service(None, None) is None
+    assert follow_service(None, 0.050) == 0.050
+    assert follow_service(0.050, None) == 0.050
+    assert follow_service(0.050, 0.100) == pytest.approx(0.060)
 
 
 def test_a_member_remembers_what_its_reports_say() -> None:
@@ -45,8 +47,30 @@ def test_a_member_remembers_what_its_reports_say() -> None:
     node = pb.Node(name="a", tier=pb.TIER_EDGE, grpc_address="127.0.0.1:1")
     member = registry.register(node, "start", 0.0, 0.0)
     assert member.service_s is None
-    member.take_report(pb.LoadReport(models=[load(1, 0, 30)]))
-    assert (member.service_s, member.report is not None) == (pytest.approx(0.030), True)
+    member.take_report(pb.LoadReport(), 0.030)
+    assert (member.service_s, member.report) == (0.030, pb.LoadReport())
+
+
+@pytest.mark.parametrize(
+    ("named", "expected_s"),
+    [
+        ({"queue_us": 1_000.0, "compute_us": 9_000.0}, 0.010),
+        ({"compute_us": 9_000.0}, 0.009),
+        ({"queued": 3.0}, None),
+        ({"compute_us": -1.0}, None),
+        ({"compute_us": math.nan}, None),
+        ({"queue_us": math.inf, "compute_us": 1.0}, None),
+    ],
+)
+def test_reports_out_of_band_say_how_long_a_request_takes(named: dict[str, float], expected_s: float | None) -> None:
+    report, service = read_orca(OrcaLoadReport(cpu_utilization=0.5, named_metrics=named))
+    assert (report.cpu_ratio, service) == (0.5, expected_s)
+    assert report.HasField("report_time")
+
+
+@pytest.mark.parametrize(("said", "shown"), [(1.5, 1.0), (-1.0, 0.0), (math.nan, 0.0)])
+def test_a_share_of_cores_that_cannot_be_is_brought_to_one(said: float, shown: float) -> None:
+    assert read_orca(OrcaLoadReport(cpu_utilization=said))[0].cpu_ratio == shown
 
 
 def seat(name: str, service: float, distance_s: float = 0.0) -> Seat:

@@ -151,7 +151,9 @@ class Node(_message.Message):
 
     @_builtins.property
     def load(self) -> Global___LoadReport:
-        """Its last load report. Set by the service, ignored in writes; absent means none yet."""
+        """Its last load report. Set by the service, ignored in writes; absent means none yet. Of a node that does not register it
+        is what its `OpenRcaService` says: `report_time`, by the control plane's clock, and `cpu_ratio`.
+        """
 
     def __init__(
         self,
