@@ -3,7 +3,7 @@
 It takes the node's command line and prints the node's ready line, so that the mesh can be tested
 without native code.
 Two files in its repository steer it while it runs: `NAME.latency_ms` and `NAME.reject`; the latter may hold the
-reason that refusals carry. It writes the headers of the last request to `NAME.seen`.
+reason that refusals carry. It writes the headers of the last request to `NAME.seen`, and how many came to `NAME.calls`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
         self.queue_max = queue_max
         self.draining = False
         self.waiting = 0
+        self.calls = 0
         self._engine = asyncio.Lock()
 
     async def Predict(  # noqa: N802
@@ -107,10 +108,15 @@ class FakePredict(predict_service_pb2_grpc.PredictServiceServicer):
 
     def _write_seen(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        seen = self.repository / f"{self.name}.seen"
-        following = seen.with_suffix(".next")
-        following.write_text(json.dumps(headers))
-        following.replace(seen)
+        self.calls += 1
+        self._write("seen", json.dumps(headers))
+        self._write("calls", str(self.calls))
+
+    def _write(self, what: str, text: str) -> None:
+        """Replaces a file in one step: whoever reads it sees all of it."""
+        following = self.repository / f"{self.name}.next"
+        following.write_text(text)
+        following.replace(self.repository / f"{self.name}.{what}")
 
     def _read_latency_ms(self) -> float:
         try:
