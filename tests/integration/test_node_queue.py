@@ -26,7 +26,7 @@ from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
 from tests.support.waiting import wait_until
 
-RUN_S = 0.2
+RUN_S = 0.4
 QUEUE_MAX = 4
 X = {"x0": np.zeros((1, 4), np.float32)}
 
@@ -85,13 +85,11 @@ def test_a_deadline_shorter_than_the_queue_is_refused_at_once_and_not_computed(
     node: RunningNode, channel: grpc.Channel, client: Client
 ) -> None:
     before = executions(node)
-    with busy(node, channel, 2):
-        started = time.monotonic()
-        with pytest.raises(ResourceExhausted) as caught:
-            client.predict("slow", X, deadline_s=0.05)
-        assert time.monotonic() - started < 0.04
+    with busy(node, channel, 2), pytest.raises(ResourceExhausted) as caught:
+        client.predict("slow", X, deadline_s=RUN_S)
+    # The node's own words, so before the deadline: the client would have spoken of that.
     assert caught.value.reason == "DEADLINE_UNMEETABLE"
-    assert int(caught.value.metadata["predicted_us"]) > 50_000 > int(caught.value.metadata["left_us"])
+    assert int(caught.value.metadata["predicted_us"]) > RUN_S * 1e6 > int(caught.value.metadata["left_us"])
     assert caught.value.retry_delay_s is not None
     assert executions(node) - before == 3
 

@@ -26,14 +26,15 @@ from tests.support.node_calls import PREDICT, raw_method, read_refusal, refused,
 from tests.support.node_models import identity, publish
 from tests.support.waiting import wait_until
 
+GRACE_S = 120.0
 X = {"x0": np.zeros((1, 4), np.float32)}
 
 
 @pytest.fixture
 def slow_node(start_node: StartNode, tmp_path: Path) -> RunningNode:
-    """A node whose only model takes 20 ms a request."""
+    """A node whose only model takes 20 ms a request, and that has far more time to stop than it needs."""
     publish(tmp_path / "models", identity("slow", (DataType.FP32, (4,)), delay_us=20_000))
-    return start_node(tmp_path / "models")
+    return start_node(tmp_path / "models", "--grace-s", str(GRACE_S))
 
 
 def slow_request(request_id: str = "") -> PredictRequest:
@@ -84,7 +85,7 @@ def test_a_stop_in_the_middle_of_load_loses_nothing(slow_node: RunningNode) -> N
     slow_node.terminate()
     started = time.monotonic()
     assert slow_node.wait() == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < GRACE_S / 4
     stop.set()
     for thread in threads:
         thread.join(20)
@@ -135,7 +136,7 @@ def test_streams_whose_callers_say_nothing_do_not_hold_it_up(slow_node: RunningN
         started = time.monotonic()
         slow_node.terminate()
         assert slow_node.wait() == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < GRACE_S / 4
         quiet.set()
         for call in (stream, reflection, watch):
             with pytest.raises(grpc.RpcError):
@@ -145,17 +146,15 @@ def test_streams_whose_callers_say_nothing_do_not_hold_it_up(slow_node: RunningN
 
 
 def test_what_does_not_fit_into_the_grace_is_cut_off_and_told(start_node: StartNode, tmp_path: Path) -> None:
-    publish(tmp_path / "models", identity("slow", (DataType.FP32, (4,)), delay_us=600_000))
+    publish(tmp_path / "models", identity("slow", (DataType.FP32, (4,)), delay_us=2_000_000))
     node = start_node(tmp_path / "models", "--grace-s", "0.2")
     with node.connect() as channel:
         predict = channel.unary_unary(PREDICT)
         calls = [predict.future(slow_request().SerializeToString(), timeout=30) for _ in range(2)]
         assert wait_until(lambda: node.count("starling_calls_in_flight") == 2)
-        started = time.monotonic()
         node.terminate()
         codes = {call.code() for call in calls}
     assert node.wait() == 1
-    assert time.monotonic() - started < 5
     assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
     assert codes != {grpc.StatusCode.OK}
     assert "2 calls were cut off by the end of the grace" in node.log

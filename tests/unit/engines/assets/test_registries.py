@@ -65,9 +65,9 @@ def test_other_digest_is_recognised(client: Client) -> None:
 @pytest.mark.parametrize("limits", [{"stall_s": 0.3}, {"total_s": 0.3}])
 def test_client_without_end_is_ended_with_its_children(client: Client, limits: dict[str, float]) -> None:
     started = time.monotonic()
-    error = client.fail(f"(sleep 30; touch {client.target}/late) & sleep 30", **limits)
+    error = client.fail(f"(sleep 300; touch {client.target}/late) & sleep 300", **limits)
     assert "made no progress" in str(error)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_missing_client_says_what_to_install(client: Client) -> None:
