@@ -109,17 +109,22 @@ async def test_a_full_node_is_relieved_by_another(tmp_path: Path) -> None:
 async def test_a_node_that_ends_loses_no_request(tmp_path: Path, number: signal.Signals) -> None:
     async with running(plan_mesh(tmp_path, "--latency-ms", "20")) as (mesh, channel):
         calls = []
-        started = time.monotonic()
-        ending = False
-        while (now := time.monotonic() - started) < 3:
-            calls.append(asyncio.create_task(_call(channel)))
-            if now > 1 and not ending:
-                ending = True
-                mesh.nodes[0].child.send_signal(number)
-            await asyncio.sleep(0.02)
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                calls.append(asyncio.create_task(_call(channel)))
+                await asyncio.sleep(0.02)
+
+        await send(50)
+        mesh.nodes[0].child.send_signal(number)
+        ended = asyncio.create_task(mesh.nodes[0].child.wait())
+        while not ended.done():
+            await send(1)
+        before = len(calls)
+        await send(50)
         nodes = [answer.node for answer in await asyncio.gather(*calls)]
-        assert "edge-1" in nodes[:40]
-        assert "edge-1" not in nodes[-40:]
+        assert "edge-1" in nodes[:50]
+        assert "edge-1" not in nodes[before:]
 
 
 async def test_a_node_that_fails_everything_gets_next_to_nothing_and_costs_no_request(tmp_path: Path) -> None:
