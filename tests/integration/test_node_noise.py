@@ -55,15 +55,18 @@ OPEN = PREFACE + frame(SETTINGS, 0, 0, b"")
 CALL = OPEN + frame(HEADERS, END_HEADERS, 1, call_headers())
 
 
-def send(node: RunningNode, *pieces: bytes) -> bytes:
-    """Sends pieces on a connection of its own and returns what comes back until the node is silent or hangs up."""
+def send(node: RunningNode, *pieces: bytes, until: bytes = b"") -> bytes:
+    """Sends pieces on a connection of its own; returns what comes back.
+
+    That is all until the node is silent for a moment or hangs up, or all up to some bytes that have to come.
+    """
     got = b""
-    with socket.create_connection(("127.0.0.1", node.port), timeout=0.2) as wire:
+    with socket.create_connection(("127.0.0.1", node.port), timeout=30 if until else 0.2) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):
             for piece in pieces:
                 wire.sendall(piece)
-            while data := wire.recv(65536):
+            while not (until and until in got) and (data := wire.recv(65536)):
                 got += data
     return got
 
@@ -110,8 +113,8 @@ def test_noise_on_the_wire_changes_nothing(node: RunningNode, name: str) -> None
 
 def test_a_call_made_by_hand_is_answered(node: RunningNode) -> None:
     # What makes the noise above meaningful: the same bytes, but right.
-    got = send(node, CALL, frame(DATA, END_STREAM, 1, message(GOOD)))
-    assert np.full(64, 1.5, np.float32).tobytes() in got
+    answer = np.full(64, 1.5, np.float32).tobytes()
+    assert answer in send(node, CALL, frame(DATA, END_STREAM, 1, message(GOOD)), until=answer)
 
 
 def test_random_frames_change_nothing(node: RunningNode) -> None:
