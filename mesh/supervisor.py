@@ -15,8 +15,7 @@ from mesh.together import together
 class Supervisor:
     """Holds every child of this process; leaving the context leaves no process behind.
 
-    Children are stopped group by group in the reverse order of their start: what depends on others
-        was started after
+    Children are stopped group by group in the reverse order of their start: what depends on others was started after
     them and ends before them. Nothing is restarted: who listens to `on_exit` decides.
 
     Args:

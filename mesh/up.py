@@ -19,13 +19,11 @@ from mesh.child import Child
 from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.errors import ChildFailed
 from mesh.gateway.security import DEFAULT_RATE, Rate
-from mesh.interrupt import Interrupted, unless, watch_interrupts
+from mesh.interrupt import EXIT_INTERRUPTED, Interrupted, unless, watch_interrupts
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, check_plan, start_mesh
 from mesh.local_security import TENANT, LocalSecurity
 from mesh.supervisor import Supervisor
 from services.host import Address, at_least, between, read_settings, setting
-
-_EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def parse_rate(text: str) -> tuple[str, Rate]:
@@ -125,7 +123,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         asyncio.run(_run(plan, console))
     except Interrupted:
         console.print("stopped before the mesh was up", highlight=False)
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 

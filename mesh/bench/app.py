@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,9 +30,9 @@ from mesh.bench import (
     testbed,
     unary,
 )
-from mesh.bench.result import Result
+from mesh.bench.result import Result, open_console
 from mesh.bench.rig import Rig, open_rig
-from services.host import read_settings, setting
+from services.host import each_of, name_words, read_settings, setting
 
 # A new benchmark is one new file and one line here.
 BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
@@ -54,12 +54,6 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "testbed": testbed.run,
 }
 _ALL = "all"
-_WIDTH_UNSEEN = 140
-
-
-def _known(names: tuple[str, ...]) -> str | None:
-    unknown = [name for name in names if name not in (*BENCHMARKS, _ALL)]
-    return f"one of {', '.join((*BENCHMARKS, _ALL))}" if unknown else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +62,9 @@ class BenchSettings:
 
     env_prefix: ClassVar[str] = "BENCH"
 
-    name: tuple[str, ...] = setting((), help="benchmark to run, repeatable", metavar="NAME", check=_known)
+    name: tuple[str, ...] = setting(
+        (), help="benchmark to run, repeatable", metavar="NAME", check=each_of((*BENCHMARKS, _ALL))
+    )
     out: Path = setting(Path("out/bench"), help="folder for NAME.json, or a file.json for one benchmark")
     list: bool = setting(False, help="list the benchmarks and end")
 
@@ -76,15 +72,9 @@ class BenchSettings:
 def main(argv: Sequence[str]) -> int:
     """Runs benchmarks by name; returns 1 when a bar does not hold."""
     # `starling bench NAME` reads better than `--name NAME`; both work.
-    names = []
-    rest = list(argv)
-    while rest and not rest[0].startswith("-"):
-        names += ["--name", rest.pop(0)]
-    settings = read_settings(
-        BenchSettings, [*names, *rest], os.environ, prog="starling bench", description=__doc__ or ""
-    )
-    # A file or a pipe has no width: tables are written whole.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_UNSEEN)
+    words = name_words(argv, repeat("--name"))
+    settings = read_settings(BenchSettings, words, os.environ, prog="starling bench", description=__doc__ or "")
+    console = open_console()
     if settings.list or not settings.name:
         width = max(map(len, BENCHMARKS))
         for name, run in BENCHMARKS.items():

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpc import StatusCode
-
 from mesh.assets import get_repository
 from mesh.bench.oip import MODEL_INFER
 from mesh.bench.repositories import copy_model
@@ -19,6 +17,7 @@ from mesh.bench.rig import PREDICT, Rig, read_counter
 from mesh.bench.traces import Arrival, bursts, daily, fleet, poisson, write_trace
 from mesh.bench.triton import TritonMissing, ensure_triton, nanodet_model, start_triton
 from mesh.child import Child
+from services.host import StatusCode
 
 _MODEL = "nanodet"
 _SIDE = 416
@@ -28,8 +27,8 @@ _LOADS = (1.0, 1.5, 2.0)
 _CAPACITY_SECONDS = 2.0
 _OURS, _FIFO, _TRITON = "deadline", "fifo", "Triton"
 # As `starling-replay` counts them: by the number of the status.
-_AT_ONCE = tuple(str(code.value[0]) for code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.ABORTED))
-_TIMED_OUT = str(StatusCode.DEADLINE_EXCEEDED.value[0])
+_AT_ONCE = tuple(str(int(code)) for code in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.ABORTED))
+_TIMED_OUT = str(int(StatusCode.DEADLINE_EXCEEDED))
 
 _TRACES: Mapping[str, Callable[..., list[Arrival]]] = {
     "poisson": poisson,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mesh.machine import describe_machine, describe_versions
+
+_WIDTH_UNSEEN = 140
 
 Row = Mapping[str, str | float | int]
 
@@ -84,6 +87,11 @@ class Result:
             console.print(f"  {verdict}  {bar.what}: {_text(bar.measured)}, {sign} {_text(bar.bar)}")
         for note in self.notes:
             console.print(f"  [dim]{note}[/]")
+
+
+def open_console() -> Console:
+    """Returns where results are shown; a file or a pipe has no width, so that tables are written whole."""
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_UNSEEN)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -31,7 +31,7 @@ from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.control.table import build_route, build_status
 from mesh.errors import MeshError
 from services.client import Tls
-from services.host import Address, above, existing_dir, reachable_port, read_settings, setting
+from services.host import Address, above, existing_dir, name_words, reachable_port, read_settings, setting
 
 _TIMEOUT_S = 5.0
 _POLL_S = 0.2
@@ -146,11 +146,8 @@ def main(argv: Sequence[str]) -> int:
         SettingsError: a flag or a variable is wrong.
         ControlUnreachable, ControlRefused: says which control plane and why.
     """
-    words, rest = [], list(argv)
-    for flag in ("--action", "--name"):
-        if rest and not rest[0].startswith("-"):
-            words += [flag, rest.pop(0)]
-    settings = read_settings(MeshSettings, [*words, *rest], os.environ, prog="starling mesh", description=__doc__ or "")
+    words = name_words(argv, ("--action", "--name"))
+    settings = read_settings(MeshSettings, words, os.environ, prog="starling mesh", description=__doc__ or "")
     console = Console(soft_wrap=not sys.stdout.isatty())
     with _connect(settings) as channel:
         try:

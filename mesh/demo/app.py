@@ -12,13 +12,12 @@ from mesh.demo.monitor import Monitor
 from mesh.demo.results import show_results, write_results
 from mesh.demo.run import DemoRun
 from mesh.demo.settings import DemoSettings
-from mesh.interrupt import Interrupted
+from mesh.interrupt import EXIT_INTERRUPTED, Interrupted
 from mesh.local_mesh import NODE_COMMAND, MeshPlan
 from mesh.testbed.status import build_table as build_links
 from services.host import read_settings
 
 _EXIT_FAILED = 1
-_EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -> int:
@@ -52,7 +51,7 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         run = asyncio.run(DemoRun(settings, plan, monitor, console).run())
     except Interrupted:
         console.print("stopped before the first frame; nothing to report", highlight=False)
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     report = monitor.build_report(run.tier_by_node)
     show_results(console, settings, report)
     if run.links is not None:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from random import Random
 from typing import ClassVar
 
-from rich.console import Console
-
-from mesh.bench.result import Bar, Result, Row
+from mesh.bench.result import Bar, Result, Row, open_console
 from mesh.control.simulation import Simulation
 from mesh.simulate.judge import SWING, Verdict, judge
 from mesh.simulate.plot import write_plot
 from mesh.simulate.scenarios import SCENARIOS, Play
-from services.host import at_least, between, read_settings, setting
+from services.host import at_least, between, each_of, name_words, read_settings, setting
 
 SETTLE_S_MAX = 6.0
 SWINGS_MAX = 10.0  # of the worst of 200 nodes; weights that chase each other turn 30 times
 HUNGRY_S_MAX = 20.0  # 0.6 requests a second reach the worst node on average
-_WIDTH_UNSEEN = 140
-
-
-def _known(names: tuple[str, ...]) -> str | None:
-    unknown = [name for name in names if name not in SCENARIOS]
-    return f"one of {', '.join(SCENARIOS)}" if unknown else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +28,12 @@ class SimulateSettings:
 
     env_prefix: ClassVar[str] = "SIMULATE"
 
-    name: tuple[str, ...] = setting((), help="scenario to play, repeatable; all without", metavar="NAME", check=_known)
+    name: tuple[str, ...] = setting(
+        (),
+        help="scenario to play, repeatable; all without",
+        metavar="NAME",
+        check=each_of(SCENARIOS),
+    )
     seed: int = setting(0, help="of everything random", check=at_least(0))
     scale: float = setting(
         1.0, help="size of the fleet; 1 is 200 nodes and thousands of agents", check=between(0.05, 10)
@@ -50,15 +48,10 @@ def main(argv: Sequence[str]) -> int:
         SettingsError: a flag or a variable is wrong.
         MeshError: a picture cannot be written.
     """
-    names, rest = [], list(argv)
-    while rest and not rest[0].startswith("-"):
-        names += ["--name", rest.pop(0)]
-    settings = read_settings(
-        SimulateSettings, [*names, *rest], os.environ, prog="starling simulate", description=__doc__ or ""
-    )
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(soft_wrap=True, width=_WIDTH_UNSEEN)
+    words = name_words(argv, repeat("--name"))
+    about = f"{__doc__} Scenarios: {', '.join(SCENARIOS)}."
+    settings = read_settings(SimulateSettings, words, os.environ, prog="starling simulate", description=about)
+    console = open_console()
     verdicts: dict[str, tuple[Play, Verdict]] = {}
     for name in settings.name or tuple(SCENARIOS):
         with console.status(f"playing {name}"):

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from mesh.errors import ChildFailed, MeshError
-from mesh.interrupt import Interrupted, unless, watch_interrupts
+from mesh.interrupt import EXIT_INTERRUPTED, Interrupted, unless, watch_interrupts
 from mesh.supervisor import Supervisor
 from mesh.testbed.errors import ChangeRefused, TestbedMissing
 from mesh.testbed.plan import Link, Shape, TestbedPlan, read_plan
@@ -31,7 +31,6 @@ DEFAULT_PLAN = (
     Link("agents", "edge", Shape(delay_ms=1, jitter_ms=0.5)),  # a radio or a LAN
     Link("edge", "cloud", Shape(delay_ms=20, jitter_ms=3)),  # a site's way to a region
 )
-_EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 _REFRESH_S = 0.5
 _EPILOG = """examples:
   starling testbed up                                          agents, an edge and a cloud, until Ctrl-C
@@ -96,7 +95,7 @@ def _up(plan: TestbedPlan | None, name: str | None, console: Console) -> int:
     try:
         asyncio.run(_hold(plan, console))
     except Interrupted:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -5,12 +5,14 @@ from services.host.checks import (
     above,
     at_least,
     between,
+    each_of,
     existing_dir,
     existing_file,
     not_empty,
     reachable_port,
 )
 from services.host.errors import DOMAIN, StatusCode, WireError, encode_error, has_words
+from services.host.flags import name_words
 from services.host.settings import (
     Problem,
     SettingInfo,
@@ -32,10 +34,12 @@ __all__ = [
     "at_least",
     "between",
     "describe_settings",
+    "each_of",
     "encode_error",
     "existing_dir",
     "existing_file",
     "has_words",
+    "name_words",
     "not_empty",
     "reachable_port",
     "read_settings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from services.host.address import Address
@@ -21,6 +21,11 @@ def above(low: float) -> Callable[[float], str | None]:
 def between(low: float, high: float) -> Callable[[float], str | None]:
     """Returns a check for numbers from `low` to `high`, both included."""
     return lambda value: None if low <= value <= high else f"a number from {low:g} to {high:g}"
+
+
+def each_of(known: Collection[str]) -> Callable[[tuple[str, ...]], str | None]:
+    """Returns a check for words that are all known."""
+    return lambda words: None if set(words) <= set(known) else f"one of {', '.join(known)}"
 
 
 def not_empty(value: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from services.host.problems import Problem
@@ -16,6 +16,20 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise argparse.ArgumentError(None, message)
+
+
+def name_words(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
+    """Returns a command line whose first words were given their flags, in this order.
+
+    >>> name_words(["drain", "edge-1", "--wait-s", "5"], ("--action", "--name"))
+    ['--action', 'drain', '--name', 'edge-1', '--wait-s', '5']
+    """
+    named, rest = [], list(argv)
+    for flag in flags:
+        if not rest or rest[0].startswith("-"):
+            break
+        named += [flag, rest.pop(0)]
+    return [*named, *rest]
 
 
 def parse_flags(

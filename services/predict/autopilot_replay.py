@@ -20,7 +20,7 @@ from rich.table import Table
 
 from engines import InvalidInput
 from engines._core import autopilot_decide
-from services.host import above, existing_file, read_settings, setting
+from services.host import above, existing_file, name_words, read_settings, setting
 
 # What a line must hold beside what the controller itself asks for.
 _FIELDS: Mapping[str, type] = {
@@ -84,13 +84,8 @@ class Step:
 
 def main(argv: Sequence[str]) -> int:
     """Replays a log; returns 1 when a decision differs."""
-    words, rest = [], list(argv)
-    for flag in ("--action", "--log"):
-        if rest and not rest[0].startswith("-"):
-            words += [flag, rest.pop(0)]
-    settings = read_settings(
-        ReplaySettings, [*words, *rest], os.environ, prog="starling autopilot", description=__doc__ or ""
-    )
+    words = name_words(argv, ("--action", "--log"))
+    settings = read_settings(ReplaySettings, words, os.environ, prog="starling autopilot", description=__doc__ or "")
     slo_p99_us = None if settings.slo_p99_ms is None else max(1, round(settings.slo_p99_ms * 1000))
     steps = list(replay(settings.log, slo_p99_us))
     different = sum(not step.same for step in steps)
