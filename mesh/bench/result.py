@@ -117,4 +117,6 @@ def _text(value: str | float) -> str:
         return value
     if isinstance(value, int) or value == int(value):
         return f"{value:,.0f}"
+    if abs(value) < 0.1:
+        return f"{value:.2g}"  # three places would show 0.0005 as 0.001
     return f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}"
