@@ -78,7 +78,10 @@ class AggregatedDiscovery:
                         if len(sent_at) < _UNANSWERED_MAX:
                             sent_at[response.nonce] = self._clock()
                         gateway.pushed += 1
+                        gateway.unanswered[response.type_url] = response.nonce
                         yield response
+                    if not gateway.unanswered and not gateway.changed.is_set():
+                        gateway.settled.set()
                 waiting = asyncio.create_task(gateway.changed.wait())
                 try:
                     await asyncio.wait({waiting, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +90,7 @@ class AggregatedDiscovery:
         finally:
             reading.cancel()
             self._gateways.leave(gateway)
+            gateway.settled.set()  # nobody waits for who has gone
             _log.info("gateway %s disconnected", gateway.identity.name)
 
     async def _read(
@@ -99,6 +103,8 @@ class AggregatedDiscovery:
             gateway.changed.set()
 
     def _note(self, gateway: Gateway, verdict: Verdict, sent_at: dict[str, float]) -> None:
+        if gateway.unanswered.get(verdict.type_url) == verdict.nonce:
+            del gateway.unanswered[verdict.type_url]
         sent = sent_at.pop(verdict.nonce, None)
         if sent is not None:
             gateway.last_ack_s = self._clock() - sent

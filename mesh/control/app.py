@@ -101,7 +101,7 @@ async def serve(settings: ControlSettings) -> None:
     discovery = AggregatedDiscovery(controller.gateways, controller.is_new, access)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
     als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
-    nodes = NodeService(controller.registry, access)
+    nodes = NodeService(controller.registry, access, controller.settle)
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(cast("Any", nodes), server)
     control_service_pb2_grpc.add_ControlServiceServicer_to_server(
         cast("Any", ControlService(controller, routes=settings.routes)), server

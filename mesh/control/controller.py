@@ -29,6 +29,9 @@ SETTLE_S = 3.0
 """After our start, gateways that have endpoints keep them for so long: by then every node has registered again, and
 its latency has been seen."""
 
+SETTLED_S = 5.0
+"""How long a node that has loaded a model waits for gateways to know it; one that is slower hears of it later."""
+
 VIEWPOINT_KEPT_S = 600.0
 _log = logging.getLogger(__name__)
 
@@ -140,6 +143,14 @@ class Controller:
         for viewpoint in self.viewpoints.values():
             if viewpoint.look(seats, now_s) or moved:
                 self._publish(viewpoint, endpoints)
+
+    async def settle(self) -> None:
+        """Gives gateways what has changed, and waits until they have it, at most `SETTLED_S`."""
+        self.tick(self._clock())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_S):
+                for gateway in self.gateways:
+                    await gateway.settled.wait()
 
     def find_models(self) -> dict[str, Found]:
         """Returns what nodes have of each model."""

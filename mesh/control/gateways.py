@@ -56,6 +56,8 @@ class Gateway:
         identity: who it is.
         snapshot: what it should have; None until the first one is built.
         changed: set when the snapshot was replaced.
+        unanswered: what was sent last and has no verdict yet, by resource type.
+        settled: set while the gateway has said something about everything in the snapshot.
         refusals: what it refused and keeps in its old form, newest last: type and reason by resource type.
         pushed, accepted: number of responses sent and taken.
         last_ack_s: time from the last response to its verdict; None before the first.
@@ -64,6 +66,8 @@ class Gateway:
     identity: GatewayIdentity
     snapshot: Snapshot | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    unanswered: dict[str, str] = field(default_factory=dict)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     refusals: dict[str, str] = field(default_factory=dict)
     pushed: int = 0
     accepted: int = 0
@@ -72,6 +76,7 @@ class Gateway:
     def put(self, snapshot: Snapshot) -> None:
         """Makes the stream of this gateway send what changed."""
         self.snapshot = snapshot
+        self.settled.clear()
         self.changed.set()
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,6 +31,7 @@ class NodeService:
     Args:
         registry: the nodes.
         access: judges who speaks for which node; anybody for each without it.
+        settle: waits until gateways know what is in the registry, not for ever.
         clock, calendar: seconds, monotonic and since 1970.
     """
 
@@ -38,10 +39,12 @@ class NodeService:
         self,
         registry: Registry,
         access: Access | None = None,
+        settle: Callable[[], Coroutine[Any, Any, None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         calendar: Callable[[], float] = time.time,
     ) -> None:
         self._registry, self._access, self._clock, self._calendar = registry, access, clock, calendar
+        self._settle = settle
         self._order_ids = itertools.count(1)
         self._draining: set[asyncio.Task[None]] = set()
 
@@ -68,6 +71,8 @@ class NodeService:
         async for request in requests:
             member = self._registry.renew(lease_id, self._clock())
             self._take(member, request)
+            if request.WhichOneof("message") == "models":
+                await self._tell_gateways(lease_id)
             yield pb.ReportLoadResponse(renewal=pb.LeaseRenewal(expire_time=self._expire_time()))
             while member.orders:
                 yield pb.ReportLoadResponse(order=member.orders.pop(0))
@@ -118,6 +123,18 @@ class NodeService:
         # A node refuses as soon as it drains; gateways have to look elsewhere before that.
         await asyncio.sleep(_PUSHED_S)
         member.orders.append(order)
+
+    async def _tell_gateways(self, lease_id: str) -> None:
+        if self._settle is None:
+            return
+        telling = asyncio.create_task(self._settle())
+        try:
+            # The node is not silent: what it says waits for us.
+            while not (await asyncio.wait({telling}, timeout=REPORT_S))[0]:
+                self._registry.renew(lease_id, self._clock())
+            await telling
+        finally:
+            telling.cancel()
 
     def _take(self, member: Member, request: Any) -> None:
         match request.WhichOneof("message"):

@@ -108,7 +108,7 @@ class NodeModels:
     """Loads and unloads versions of a repository. Thread-safe; one load or unload at a time.
 
     Attributes:
-        changed: set after each of them; whoever waits for it clears it.
+        announce: called after each of them that changed something, before whoever asked for it hears that it is done.
     """
 
     def __init__(self, repository: Repository, registry: ModelRegistry) -> None:
@@ -118,7 +118,7 @@ class NodeModels:
         self._states: dict[Key, tuple[State, str]] = {}
         self._loaded: dict[Key, tuple[ModelVersion, _Stamp]] = {}
         self._start_is_over = threading.Event()
-        self.changed = threading.Event()
+        self.announce: Callable[[], None] = lambda: None
         registry.set_available(repository.names())
 
     def __repr__(self) -> str:
@@ -180,7 +180,8 @@ class NodeModels:
             ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: and the state says FAILED.
         """
         found = self._repository.find(name, version)
-        self._make_ready(found)
+        if self._make_ready(found):
+            self.announce()
         return self.get(name, found.version)
 
     def refresh(self, name: str, *, grace_s: float = 10.0) -> None:
@@ -193,8 +194,9 @@ class NodeModels:
             ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: as `load`; later versions are not looked at.
         """
         versions = self._repository.served_versions(name)
-        for version in versions or [0]:
-            self._make_ready(self._repository.find(name, version), again=True)
+        changed = [self._make_ready(self._repository.find(name, version), again=True) for version in versions or [0]]
+        if any(changed):
+            self.announce()
         for one in self.loaded(name):
             if one.found.version not in versions:
                 self.unload(name, one.found.version, grace_s=grace_s)
@@ -215,12 +217,13 @@ class NodeModels:
                     _log.error("model %s cannot be read: %s", name, error)
                     errors.append(error)
 
-    def _make_ready(self, found: ModelVersion, *, again: bool = False) -> None:
+    def _make_ready(self, found: ModelVersion, *, again: bool = False) -> bool:
+        """Returns whether anything had to be done."""
         key = (found.name, found.version)
         with self._changing:
             stamp = _stamp(found)
             if key in self._ready() and (not again or self._loaded.get(key) == (found, stamp)):
-                return
+                return False
             self._states[key] = (State.LOADING, "")
             self._registry.set_available(self._repository.names())
             try:
@@ -234,8 +237,8 @@ class NodeModels:
                 raise
             self._loaded[key] = (found, stamp)
             self._states.pop(key)
-            self.changed.set()
             _log.info("model %s:%d is ready", *key)
+            return True
 
     def unload(self, name: str, version: int = 0, *, grace_s: float = 10.0) -> list[ModelStatus]:
         """Answers what is admitted, frees the version (every loaded one for 0), returns their status.
@@ -256,8 +259,8 @@ class NodeModels:
                 self._registry.unload(key[0], key[1], grace_s=grace_s)
                 self._states.pop(key)
                 self._loaded.pop(key, None)
-                self.changed.set()
                 _log.info("model %s:%d is unloaded", *key)
+        self.announce()
         ready = self._ready()
         return [self._look_up(key, ready) for key in keys]
 

@@ -6,6 +6,7 @@ import logging
 import queue
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from services.predict.models import NodeModels
 _SERVICE = "/starling.mesh.v1.NodeService/"
 _CALL_S = 2.0
 _RETRY_S = 0.5
+_ANNOUNCE_S = 6.0  # somewhat longer than the control plane waits for its gateways
 _OK = 0
 _log = logging.getLogger(__name__)
 
@@ -60,14 +62,33 @@ class Registration:
         self._lease_id = ""
         self._period_s = _RETRY_S
         self._told: list[Any] = []  # the models as the control plane knows them
+        self._woken = threading.Event()
+        self._news = threading.Condition()
+        self._changes = 0  # guarded by _news, as all below: loads and unloads so far
+        self._known = 0  # of them, those that gateways know of
+        self._asked: deque[int] = deque()  # the changes that each message without an answer has told
+        self._reports = False
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stream: LinkStream | None = None
+        models.announce = self.announce
         self._thread = threading.Thread(target=self._run, name="registration", daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
         """Waits until the node is registered; returns whether it is."""
         return self._registered.wait(timeout_s)
+
+    def announce(self) -> None:
+        """Tells the control plane that models came or went.
+
+        Returns when its gateways know, so that whoever loaded a model may ask for it at once. Does not wait for a
+        control plane that is away, and for none longer than `_ANNOUNCE_S`.
+        """
+        with self._news:
+            self._changes += 1
+            change = self._changes
+            self._woken.set()
+            self._news.wait_for(lambda: self._known >= change or not self._reports, _ANNOUNCE_S)
 
     def close(self) -> None:
         """Tells the control plane that the node leaves, so that nothing new is sent to it."""
@@ -124,32 +145,51 @@ class Registration:
         header = pb.ReportLoadRequest(header=pb.ReportLoadHeader(lease_id=self._lease_id))
         ended = threading.Event()
         reader = threading.Thread(target=self._read, args=(stream, ended), name="orders", daemon=True)
+        self._set_reports(reports=True)
         reader.start()
         alive = stream.write(header.SerializeToString())
         while alive and not ended.is_set() and not self._stopping.is_set():
-            self._models.changed.clear()
+            self._woken.clear()
+            change = self._changes
             models = describe_models(self._models)
             if models != self._told:
                 self._told = models
-                alive = stream.write(pb.ReportLoadRequest(models=pb.NodeModels(models=models)).SerializeToString())
+                alive = self._write(stream, change, models=pb.NodeModels(models=models))
             while alive and not self._results.empty():
-                alive = stream.write(pb.ReportLoadRequest(result=self._results.get()).SerializeToString())
-            report = self._meter.read()
-            alive = alive and stream.write(pb.ReportLoadRequest(report=report).SerializeToString())
-            self._models.changed.wait(self._period_s)
+                alive = self._write(stream, change, result=self._results.get())
+            alive = alive and self._write(stream, change, report=self._meter.read())
+            self._woken.wait(self._period_s)
         stream.cancel()
         reader.join()
+        self._set_reports(reports=False)
         reply = stream.finish()
         return reply.message or f"the stream ended with status {reply.code}"
+
+    def _set_reports(self, *, reports: bool) -> None:
+        with self._news:
+            self._reports = reports
+            self._asked.clear()
+            self._news.notify_all()
+
+    def _write(self, stream: LinkStream, change: int, **message: Any) -> bool:
+        with self._news:
+            self._asked.append(change)
+        return stream.write(pb.ReportLoadRequest(**message).SerializeToString())
 
     def _read(self, stream: LinkStream, ended: threading.Event) -> None:
         while (payload := stream.read()) is not None:
             response = pb.ReportLoadResponse.FromString(payload)
-            if response.WhichOneof("message") == "order":
-                # Loading takes seconds, and the stream has to go on meanwhile.
-                threading.Thread(target=self._obey, args=(response.order,), daemon=True).start()
+            match response.WhichOneof("message"):
+                case "order":
+                    # Loading takes seconds, and the stream has to go on meanwhile.
+                    threading.Thread(target=self._obey, args=(response.order,), daemon=True).start()
+                case "renewal":
+                    with self._news:
+                        if self._asked:
+                            self._known = self._asked.popleft()
+                        self._news.notify_all()
         ended.set()
-        self._models.changed.set()
+        self._woken.set()
 
     def _obey(self, order: Any) -> None:
         result = pb.OrderResult(order_id=order.order_id)

@@ -130,7 +130,14 @@ async def test_a_model_is_asked_for_only_where_it_is_loaded(tmp_path: Path) -> N
         await wait_for(answered_by(client, "n-1:2", version=2))
         assert {await ask(client, version=1) for _ in range(10)} == {"n-1:1"}
         assert {await ask(client, "other") for _ in range(10)} == {"n-2:1"}
-        assert {await ask(client) for _ in range(40)} == {"n-1:2", "n-2:3"}
+        seen: set[str] = set()
+
+        async def are_both_asked() -> bool:
+            seen.add(await ask(client))
+            return len(seen) > 1
+
+        await wait_for(are_both_asked)  # whichever answers faster gets most
+        assert seen == {"n-1:2", "n-2:3"}
         assert await ask(client, version=9) == "MODEL_NOT_FOUND"
 
         async def is_refused_here() -> bool:
@@ -176,14 +183,15 @@ async def test_a_model_is_asked_for_only_where_it_is_loaded(tmp_path: Path) -> N
             with pytest.raises(grpc.aio.AioRpcError, match="model nowhere is loaded on no node"):
                 await foreign.ModelInfer(infer, timeout=10)
 
-        # What is loaded later is found, and what is unloaded is refused.
+        # What is loaded later is found at once, and what is unloaded is refused.
         absent = "MODEL_NOT_FOUND"
         assert await ask(client, "late") == absent
         async with AsyncClient(second.facts["grpc"]) as direct:
-            await direct.load("late")
-            await wait_for(answered_by(client, "n-2:1", model="late"))
-            await direct.unload("late")
-            await wait_for(answered_by(client, absent, model="late"))
+            for _ in range(3):
+                await direct.load("late")
+                assert {await ask(client, "late") for _ in range(3)} == {"n-2:1"}
+                await direct.unload("late")
+                assert {await ask(client, "late") for _ in range(3)} == {absent}
         await second.kill()
         assert {await ask(client) for _ in range(10)} == {"n-1:2"}
         await wait_for(answered_by(client, "NO_NODE", model="other"))

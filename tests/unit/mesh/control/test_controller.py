@@ -211,6 +211,27 @@ async def test_a_refusal_is_an_alarm_until_something_is_taken() -> None:
     await asyncio.gather(listening, return_exceptions=True)
 
 
+async def test_a_change_is_settled_once_every_gateway_has_its_verdict() -> None:
+    world = World()
+    world.register("east")
+    talk = Conversation(world)
+    talk.say(type_url=ROUTES)
+    response = await asyncio.wait_for(anext(talk.heard), 5)
+    (gateway,) = world.controller.gateways
+    world.controller.registry.set_models(world.controller.registry.get("east"), [pb.NodeModel(name="m", version=1)])
+    settling = asyncio.ensure_future(world.controller.settle())
+    talk.say(type_url=ROUTES, response_nonce=response.nonce)
+    response = await asyncio.wait_for(anext(talk.heard), 5)
+    assert not settling.done(), "the gateway has taken the routes of before"
+    assert not gateway.settled.is_set()
+    talk.say(type_url=ROUTES, response_nonce=response.nonce)
+    listening = asyncio.ensure_future(anext(talk.heard))
+    await settling
+    assert gateway.settled.is_set()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
 def _alarms(world: World) -> list[str]:
     return list(find_alarms(world.controller, world.now_s))
 

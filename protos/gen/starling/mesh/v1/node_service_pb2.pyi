@@ -586,7 +586,9 @@ class ReportLoadResponse(_message.Message):
 
     @_builtins.property
     def renewal(self) -> Global___LeaseRenewal:
-        """A report was heard and the lease renewed."""
+        """A message was heard and the lease renewed: one for each message, in their order. That of a list of models comes when
+        the gateways that are connected know it, or are too slow to be waited for.
+        """
 
     def __init__(
         self,
