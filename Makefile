@@ -19,7 +19,7 @@ NATIVE_BUILD := build/native$(if $(SANITIZE),-$(SANITIZE))
 .PHONY: help setup gen build stubs fmt lint types test test-fast test-native test-sanitizers fuzz bench demo up clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMPS)/python  ## install what is missing: Debian packages, .venv, locked Python packages
 
