@@ -19,6 +19,7 @@ from tests.support.node_calls import Refusal, read_refusal, refused
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FRAME = 150_000
 PAGE = 4096
+NO_OBJECT = ' names no shared memory object; its key is "/" and 1 to 254 bytes without another "/"'
 NOT_REGISTERED = 'shared memory region "r" is not registered on this node; register it first'
 UNREGISTERED = pb.SystemSharedMemoryUnregisterResponse
 
@@ -53,6 +54,11 @@ def frame_request(given: dict[str, Any], wanted: dict[str, Any] | None = None) -
     if wanted is not None:
         set_parameters(request.outputs.add(name="y0").parameters, wanted)
     return request
+
+
+def wrong_size(needed: int, got: int) -> str:
+    limit = f"at most {4 << 20}; send row-major elements without padding"
+    return f'input "x0" of shape [1, {needed}] needs {needed} bytes, got {got} in shared memory, {limit}'
 
 
 def refuse(channel: grpc.Channel, request: pb.ModelInferRequest) -> Refusal:
@@ -115,16 +121,20 @@ def test_status_lists_what_is_registered_until_it_is_forgotten(channel: grpc.Cha
 
 
 @pytest.mark.parametrize(
-    ("key", "offset", "size", "code", "text"),
+    ("key", "offset", "size", "text"),
     [
-        ("/starling-nobody", 0, 1, INVALID, 'object "/starling-nobody" cannot be opened: No such file or directory'),
-        ("", 0, 1, INVALID, "names no shared memory object"),
-        ("/../etc/passwd", 0, 1, INVALID, "names no shared memory object"),
-        ("/..", 0, 1, INVALID, "names no shared memory object"),
-        (None, 0, 0, INVALID, "wanted at least 1 byte within 2^62"),
-        (None, 0, 1 << 40, INVALID, "ends at byte 1099511627776, its object"),
-        (None, 1 << 40, 1, INVALID, "ends at byte 1099511627777, its object"),
-        (None, 2**64 - 1, 2, INVALID, "wanted at least 1 byte within 2^62"),
+        (
+            *("/starling-nobody", 0, 1),
+            ': object "/starling-nobody" cannot be opened: No such file or directory; create it on the machine of this '
+            "node, readable and writable by it",
+        ),
+        ("", 0, 1, NO_OBJECT),
+        ("/../etc/passwd", 0, 1, NO_OBJECT),
+        ("/..", 0, 1, NO_OBJECT),
+        (None, 0, 0, " has offset 0 and 0 bytes, wanted at least 1 byte within 2^62"),
+        (None, 0, 1 << 40, " ends at byte 1099511627776, its object {object}; register what it holds"),
+        (None, 1 << 40, 1, " ends at byte 1099511627777, its object {object}; register what it holds"),
+        (None, 2**64 - 1, 2, f" has offset {2**64 - 1} and 2 bytes, wanted at least 1 byte within 2^62"),
     ],
 )
 def test_a_region_that_no_object_holds_is_refused(
@@ -133,7 +143,6 @@ def test_a_region_that_no_object_holds_is_refused(
     key: str | None,
     offset: int,
     size: int,
-    code: grpc.StatusCode,
     text: str,
 ) -> None:
     request = pb.SystemSharedMemoryRegisterRequest(
@@ -142,8 +151,8 @@ def test_a_region_that_no_object_holds_is_refused(
     refusal = refused(
         lambda: control(channel, "SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
     )
-    assert refusal.code == code
-    assert text in refusal.text
+    held = f'"/{memory.name}" has {memory.size} bytes'
+    assert (refusal.code, refusal.text) == (INVALID, 'shared memory region "bad"' + text.format(object=held))
 
 
 def test_a_name_is_taken_once(channel: grpc.Channel, memory: SharedMemory) -> None:
@@ -156,26 +165,21 @@ def test_a_name_is_taken_once(channel: grpc.Channel, memory: SharedMemory) -> No
 @pytest.mark.parametrize(("size", "offset"), [(FRAME, FRAME), (FRAME, 2**63 - 1), (2**63 - 1, 1), (2**62, 2**62)])
 def test_no_range_leaves_its_region(channel: grpc.Channel, memory: SharedMemory, size: int, offset: int) -> None:
     register(channel, memory, size=FRAME)
-    outside = (
-        f'shared memory region "r" has {FRAME} bytes, {size} at offset {offset} are not in it; name a range inside'
-    )
+    asked = f"{size} at offset {offset} are not in it; name a range inside of it"
+    outside = f'shared memory region "r" has {FRAME} bytes, {asked}'
     given = refuse(channel, frame_request(place(size, offset)))
-    assert given.code is INVALID
-    assert (outside if size == FRAME else f"needs {FRAME} bytes, got {size} in shared memory") in given.text
+    assert (given.code, given.text) == (INVALID, outside if size == FRAME else wrong_size(FRAME, size))
     wanted = refuse(channel, frame_request(place(FRAME), place(size, offset)))
-    assert wanted.code is INVALID
-    assert outside in wanted.text
+    assert (wanted.code, wanted.text) == (INVALID, outside)
 
 
 def test_a_range_of_another_size_than_the_tensor_is_refused(channel: grpc.Channel, memory: SharedMemory) -> None:
     register(channel, memory)
     short = refuse(channel, frame_request(place(FRAME - 1)))
-    assert f"needs {FRAME} bytes, got {FRAME - 1}" in short.text
+    assert (short.code, short.text) == (INVALID, wrong_size(FRAME, FRAME - 1))
     little = refuse(channel, frame_request(place(FRAME), place(FRAME - 1)))
-    assert little.code is INVALID
-    assert (
-        f'output "y0" has {FRAME} bytes, the {FRAME - 1} named in shared memory region "r" do not hold' in little.text
-    )
+    named = f'the {FRAME - 1} named in shared memory region "r" do not hold them; raise shared_memory_byte_size'
+    assert (little.code, little.text) == (INVALID, f'output "y0" has {FRAME} bytes, {named}')
 
 
 def test_an_object_that_shrinks_ends_a_request_and_not_the_node(channel: grpc.Channel, memory: SharedMemory) -> None:
@@ -183,8 +187,9 @@ def test_an_object_that_shrinks_ends_a_request_and_not_the_node(channel: grpc.Ch
     with Path("/dev/shm", memory.name).open("r+b") as file:
         file.truncate(PAGE)
         refusal = refuse(channel, frame_request(place(FRAME)))
-        assert refusal.code is INVALID
-        assert f'region "r" ended at byte {PAGE} of {memory.size}' in refusal.text
+        smaller = f'its object "/{memory.name}" was made smaller after it was registered; register it again'
+        ended = f'shared memory region "r" ended at byte {PAGE} of {memory.size}: {smaller}'
+        assert (refusal.code, refusal.text) == (INVALID, ended)
         file.truncate(memory.size)
     assert infer(channel, frame_request(place(FRAME))).outputs[0].name == "y0"
 
@@ -194,8 +199,7 @@ def test_no_memory_is_taken_for_a_tensor_larger_than_a_message(channel: grpc.Cha
     request = pb.ModelInferRequest(model_name="bytes")
     add_input(request, "x0", "UINT8", (1, 1 << 40), **place(1 << 40))
     refusal = refuse(channel, request)
-    assert refusal.code is INVALID
-    assert "got 1099511627776 in shared memory, at most 4194304" in refusal.text
+    assert (refusal.code, refusal.text) == (INVALID, wrong_size(1 << 40, 1 << 40))
 
 
 def test_texts_pass_through_shared_memory_and_are_checked_in_the_batch(
@@ -214,10 +218,18 @@ def test_texts_pass_through_shared_memory_and_are_checked_in_the_batch(
     answer = infer(channel, request(len(raw)))
     assert answer.outputs[0].parameters["shared_memory_byte_size"].int64_param == len(raw)
     assert bytes(memory.buf[PAGE : PAGE + len(raw)]) == raw
-    assert "element 1 of 2 has no length: 3 bytes are left" in refuse(channel, request(len(raw) - 1)).text
-    assert "needs at least 8 bytes, got 7 in shared memory" in refuse(channel, request(7)).text
+
+    def malformed(what: str) -> str:
+        end = "put its length before each element, 4 bytes little-endian"
+        return f'signature mismatch: texts:1 input "x0" of shape [1, 2] is no tensor of BYTES: {what}; {end}'
+
+    cut = refuse(channel, request(len(raw) - 1))
+    assert (cut.code, cut.text) == (INVALID, malformed("element 1 of 2 has no length: 3 bytes are left"))
+    short = refuse(channel, request(7))
+    assert short.text.startswith('input "x0" of shape [1, 2] needs at least 8 bytes, got 7 in shared memory, at most')
     memory.buf[:4] = b"\xff\xff\xff\xff"
-    assert "element 0 of 2 says that it has 4294967295 bytes" in refuse(channel, request(len(raw))).text
+    huge = refuse(channel, request(len(raw)))
+    assert huge.text == malformed("element 0 of 2 says that it has 4294967295 bytes, 8 are left")
 
 
 def test_a_tensor_is_copied_once_each_way_wherever_it_lies(
@@ -292,7 +304,8 @@ def test_cuda_memory_is_refused_with_a_reason(channel: grpc.Channel) -> None:
         lambda: control(channel, "CudaSharedMemoryRegister", request, pb.CudaSharedMemoryRegisterResponse)
     )
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
-    assert "this node runs on a CPU; register system shared memory instead" in refusal.text
+    reason = "this node runs on a CPU; register system shared memory instead"
+    assert refusal.text == f'CUDA region "c" cannot be opened: {reason}'
 
 
 def test_shared_memory_can_be_switched_off(start_node: StartNode, repository: Any, memory: SharedMemory) -> None:
