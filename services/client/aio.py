@@ -31,9 +31,10 @@ from .codec import decode_response, encode_request
 from .errors import Cancelled, StarlingError, Unavailable
 from .fallback import Fallback, SimilarFrame
 from .models import ModelInfo, read_model
+from .outbox import explain_end
 from .retry import RetryPolicy
 from .status import translate_rpc_error
-from .stream import lost_while_writing, run_stream
+from .stream import run_stream
 from .tls import Tls
 from .values import Array, Prediction, PredictionError, Request
 
@@ -144,8 +145,9 @@ class AsyncClient:
         The stream lives until `requests` ends and all are answered. Close the iterator (`aclose`,
         or leave the task) to end it sooner; calls that are under way are then cancelled.
 
-        The first request says which node: one that has its model. When that node drains, the stream goes on at another
-        one with what was not answered yet, so that no answer is missing and none comes twice.
+        The first request says which node: one that has its model. When that node drains or is lost, the stream goes on
+        at another one with what was not answered yet, so that no answer is missing and none comes twice. Only a step of
+        a sequence that was sent to a lost node ends the stream: nobody knows whether it was taken.
 
         Args:
             requests: read as fast as answers come, never more than `in_flight_max` ahead.
@@ -164,9 +166,7 @@ class AsyncClient:
             return self._predict_stream(timeout=left_s, metadata=self._name(first))
 
         def explain(error: grpc.RpcError) -> StarlingError:
-            if lost_while_writing(error):
-                return Unavailable(f"{self._target} ended the stream while a request was written; open it again")
-            return self._translate(error, limit_s or 0.0)
+            return explain_end(error, self._target, limit_s or 0.0)
 
         try:
             answers = run_stream(open_call, explain, requests, in_flight_max=in_flight_max, end_s=end_s)
@@ -234,9 +234,6 @@ class AsyncClient:
             return None
         return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng, is_step=is_step)
 
-    def _translate(self, error: grpc.RpcError, deadline_s: float) -> StarlingError:
-        return translate_rpc_error(error, target=self._target, deadline_s=deadline_s)
-
     def _explain_closed(self, error: Exception) -> Unavailable:
         return Unavailable(f"the client for {self._target} is closed: {error}")
 
@@ -256,7 +253,7 @@ class AsyncClient:
                 metadata = add_authorization(self._metadata, self._tls)
             return await method(request, timeout=deadline_s, metadata=metadata)
         except grpc.RpcError as error:
-            raise self._translate(error, deadline_s) from error
+            raise translate_rpc_error(error, target=self._target, deadline_s=deadline_s) from error
         except grpc.aio.UsageError as error:
             raise self._explain_closed(error) from error
         except asyncio.CancelledError as error:

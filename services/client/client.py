@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -12,8 +13,10 @@ import grpc
 from starling.predict.v1 import model_service_pb2 as pb
 from starling.predict.v1.model_service_pb2_grpc import ModelServiceStub
 
+from .blocking_stream import run_blocking_stream
 from .channel import (
     PREDICT,
+    PREDICT_STREAM,
     Metadata,
     add_authorization,
     build_metadata,
@@ -25,13 +28,14 @@ from .channel import (
     pass_bytes,
 )
 from .codec import decode_response, encode_request
-from .errors import StarlingError, Unavailable
+from .errors import Cancelled, StarlingError, Unavailable
 from .fallback import Fallback, SimilarFrame
 from .models import ModelInfo, read_model
+from .outbox import explain_end
 from .retry import RetryPolicy
 from .status import translate_rpc_error
 from .tls import Tls
-from .values import Array, Prediction, Request
+from .values import Array, Prediction, PredictionError, Request
 
 
 class Client:
@@ -67,6 +71,7 @@ class Client:
         self._tls = tls
         self._retry = retry
         self._rng = Random()
+        self._closed = False
         given = check_credentials(credentials, tls)
         options = build_options(tls)
         if given is None:
@@ -75,6 +80,7 @@ class Client:
             self._channel = grpc.secure_channel(self._target, given, options)
         # Bytes in, bytes out: the codec decides about copies and about malformed replies.
         self._predict = self._channel.unary_unary(PREDICT, pass_bytes, pass_bytes)
+        self._predict_stream = self._channel.stream_stream(PREDICT_STREAM, pass_bytes, pass_bytes)
         self._models = ModelServiceStub(self._channel)
 
     def predict(
@@ -148,8 +154,7 @@ class Client:
         while True:
             start_s = time.monotonic()
             try:
-                metadata = name_model(add_authorization(self._metadata, self._tls), request)
-                reply = self._call(self._predict, data, left_s, metadata)
+                reply = self._call(self._predict, data, left_s, self._name(request))
                 break
             except StarlingError as error:
                 wait_s = self._get_wait_s(error, attempt, end_s - time.monotonic(), bool(request.sequence_id))
@@ -159,6 +164,52 @@ class Client:
             left_s = max(end_s - time.monotonic(), 1e-6)
             attempt += 1
         return decode_response(reply, round((time.monotonic() - start_s) * 1e6))
+
+    def predict_stream(
+        self,
+        requests: Iterable[Request],
+        *,
+        in_flight_max: int = 16,
+        deadline_s: float | None = None,
+    ) -> Generator[Prediction | PredictionError, None, None]:
+        """Yields one answer or refusal per request, in the order of the requests; see `AsyncClient.predict_stream`.
+
+        Leave the loop, or `close` the iterator, to end it sooner.
+
+        Args:
+            requests: read by a thread of its own, as fast as answers come; one that waits for its next request when the
+                stream ends keeps that thread until it has come.
+            in_flight_max: most requests without an answer; also bounds the memory held.
+            deadline_s: seconds for the whole stream; None means no limit. A single request is
+                bounded by its own `budget_s`.
+
+        Raises:
+            StarlingError: the stream as a whole ended early.
+        """
+        limit_s = None if deadline_s is None else check_deadline(deadline_s)
+        end_s = None if limit_s is None else time.monotonic() + limit_s
+
+        def open_call(first: Request) -> Any:
+            left_s = None if end_s is None else max(end_s - time.monotonic(), 1e-6)
+            metadata: Any = self._name(first)
+
+            def start(messages: Iterator[bytes]) -> Any:
+                try:
+                    return self._predict_stream(messages, timeout=left_s, metadata=metadata)
+                except ValueError as error:  # what grpcio raises on a closed channel
+                    raise self._explain_closed(error) from error
+
+            return start
+
+        def explain(error: grpc.RpcError) -> StarlingError:
+            if self._closed:
+                return Cancelled("the client was closed during the stream")
+            return explain_end(error, self._target, limit_s or 0.0)
+
+        with closing(
+            run_blocking_stream(open_call, explain, requests, in_flight_max=in_flight_max, end_s=end_s)
+        ) as answers:
+            yield from answers
 
     def models(self, name: str = "", *, deadline_s: float = 5.0) -> tuple[ModelInfo, ...]:
         """Returns every model version of the node, by name and version; only one name if given."""
@@ -204,6 +255,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection and every call on it."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -229,6 +281,12 @@ class Client:
             return None
         return self._retry.get_wait_s(error, attempt=attempt, left_s=left_s, rng=self._rng, is_step=is_step)
 
+    def _explain_closed(self, error: Exception) -> Unavailable:
+        return Unavailable(f"the client for {self._target} is closed: {error}")
+
+    def _name(self, request: Request) -> Metadata:
+        return name_model(add_authorization(self._metadata, self._tls), request)
+
     def _call(self, method: Any, request: object, deadline_s: float, metadata: Metadata | None = None) -> Any:
         """Returns the reply of one unary call.
 
@@ -243,4 +301,4 @@ class Client:
         except grpc.RpcError as error:
             raise translate_rpc_error(error, target=self._target, deadline_s=deadline_s) from error
         except ValueError as error:  # what grpcio raises on a closed channel
-            raise Unavailable(f"the client for {self._target} is closed: {error}") from error
+            raise self._explain_closed(error) from error

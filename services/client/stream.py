@@ -1,97 +1,51 @@
-"""One request stream over one or several calls: a node that drains ends its call, and the next one goes on.
-
-A task takes requests from the caller, another one writes them, a loop reads the answers. A request stays here until its
-answer has come, so that whatever was not answered can be sent again.
-"""
+"""A stream for the asyncio client: one task takes requests from the caller, another one writes them, a loop reads."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from .codec import decode_stream_response, encode_stream_request
-from .errors import Cancelled, DeadlineExceeded, Draining, InvalidInput, MalformedReply, StarlingError, Unavailable
-from .values import Prediction, PredictionError, Request
+from .errors import Cancelled, DeadlineExceeded
+from .outbox import Answer, Attempts, Explain, Open, Outbox, check_in_flight
+from .values import Request
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 
-CALLS_MAX = 6
-"""Calls in a row that answered nothing, after which the stream ends with the error of the first."""
 
-_WAIT_S = 0.05  # before the second of them; doubles
-_REFUSALS_MAX = 3  # of one request by nodes that drain
+class _Feed:
+    """What is to be sent, with the waiting for it."""
 
-Open = Callable[[Request], Any]
-"""Opens a stream-stream call of bytes that begins with this request."""
-
-Explain = Callable[[grpc.RpcError], StarlingError]
-
-
-@dataclass(eq=False, slots=True)
-class _Item:
-    """A request on its way: sent in the present call since `sent_s`, if at all."""
-
-    request: Request
-    data: bytes
-    sent_s: float = 0.0
-    answer: Prediction | PredictionError | None = None
-    refusals: int = 0
-
-
-class _Outbox:
-    """The requests that are not answered yet, oldest first, and those that the present call has not written."""
-
-    def __init__(self) -> None:
-        self.items: deque[_Item] = deque()
-        self.unsent: deque[_Item] = deque()
-        self.ended = False
-        self.leaving = False  # the node of this call drains: nothing more is written to it
-        self.failure: BaseException | None = None
+    def __init__(self, requests: AsyncIterable[Request], in_flight_max: int) -> None:
+        self.outbox = Outbox()
+        self.room = asyncio.Semaphore(in_flight_max)
         self.changed = asyncio.Event()
+        self._requests = requests
 
-    async def fill(self, requests: AsyncIterable[Request], room: asyncio.Semaphore) -> None:
+    async def fill(self) -> None:
         """Takes every request as soon as there is room; keeps what went wrong."""
         try:
-            async for request in requests:
-                await room.acquire()
-                item = _Item(request, encode_stream_request(request))
-                self.items.append(item)
-                self.unsent.append(item)
+            async for request in self._requests:
+                await self.room.acquire()
+                self.outbox.add(request)
                 self.changed.set()
         except BaseException as error:
-            self.failure = error
+            self.outbox.failure = error
             raise
         finally:
-            self.ended = True
+            self.outbox.ended = True
             self.changed.set()
 
     async def wait(self) -> bool:
         """Waits for something to send; False when nothing more will come, or not in this call."""
-        while not (self.unsent or self.ended or self.leaving):
+        while self.outbox.may_wait:
             self.changed.clear()
             await self.changed.wait()
-        return bool(self.unsent) and not self.leaving
-
-    def leave(self) -> None:
-        """Lets the present call end with what has been written to it."""
-        self.leaving = True
-        self.changed.set()
-
-    def begin_again(self) -> None:
-        """Makes everything without an answer unsent."""
-        self.leaving = False
-        self.unsent = deque(item for item in self.items if item.answer is None)
-
-    def may_repeat(self) -> bool:
-        """Returns whether all can be sent again of which nobody knows how far it came; a step must not run twice."""
-        return not any(item.request.sequence_id and item.sent_s and item.answer is None for item in self.items)
+        return self.outbox.may_write
 
 
 async def run_stream(
@@ -101,11 +55,11 @@ async def run_stream(
     *,
     in_flight_max: int,
     end_s: float | None = None,
-) -> AsyncGenerator[Prediction | PredictionError, None]:
+) -> AsyncGenerator[Answer, None]:
     """Yields one answer or refusal per request, in order; cancels the call when left early.
 
     Args:
-        open_call: opens a call; asked again after a node that drains has ended one.
+        open_call: opens a call; asked again after a node that drains, or is lost, has ended one.
         explain: makes an error of ours of what ended a call.
         requests: what to send.
         in_flight_max: most requests without an answer, >= 1.
@@ -116,103 +70,66 @@ async def run_stream(
         InvalidInput: a request cannot be written.
         MalformedReply: an answer cannot be read, or there are more or fewer answers than requests.
     """
-    if in_flight_max < 1:
-        raise InvalidInput(f"in_flight_max is {in_flight_max}; expected >= 1")
-    room = asyncio.Semaphore(in_flight_max)
-    outbox = _Outbox()
-    filling = asyncio.create_task(outbox.fill(requests, room))
-    first: StarlingError | None = None
-    attempt = 0
+    check_in_flight(in_flight_max)
+    feed, attempts = _Feed(requests, in_flight_max), Attempts()
+    filling = asyncio.create_task(feed.fill())
     try:
-        while await _wait(outbox, end_s):
+        while await _wait(feed, end_s):
             try:
-                answers = _run_call(open_call(outbox.unsent[0].request), outbox)
+                answers = _run_call(open_call(feed.outbox.first), feed)
                 async with aclosing(answers):
                     async for answer in answers:
-                        attempt, first = 0, None
-                        room.release()
+                        attempts.answered()
+                        feed.room.release()
                         yield answer
-                if not outbox.leaving:
+                if not feed.outbox.leaving:
                     return
             except grpc.RpcError as ended:
-                error, lost = explain(ended), lost_while_writing(ended)
-                drains = isinstance(error, Draining) or (attempt > 0 and isinstance(error, Unavailable))
-                if not drains and not (lost and outbox.may_repeat()):
-                    raise first or error from ended
-                first = first or error
-                if attempt + 1 >= CALLS_MAX:
-                    raise first from ended
-            await asyncio.sleep(_WAIT_S * 2 ** (attempt - 1) if attempt else 0)
-            attempt += 1
-            outbox.begin_again()
-        if outbox.failure is not None:
-            raise outbox.failure
+                attempts.judge(ended, explain, feed.outbox)
+            await asyncio.sleep(attempts.next_wait_s())
+            feed.outbox.begin_again()
+        if feed.outbox.failure is not None:
+            raise feed.outbox.failure
     finally:
         filling.cancel()
         await asyncio.gather(filling, return_exceptions=True)
 
 
-def lost_while_writing(error: grpc.RpcError) -> bool:
-    """Returns whether the peer ended the call in the middle of a write.
-
-    grpcio then replaces the peer's status with this one of its own, so why it ended is lost.
-    """
-    call: Any = error
-    return bool(call.code() is grpc.StatusCode.INTERNAL and call.details() == "Internal error from Core")
-
-
-async def _wait(outbox: _Outbox, end_s: float | None) -> bool:
+async def _wait(feed: _Feed, end_s: float | None) -> bool:
     """Waits for something to send while there is no call; False when nothing more will come."""
     try:
         async with asyncio.timeout(None if end_s is None else max(0.0, end_s - time.monotonic())):
-            return await outbox.wait()
+            return await feed.wait()
     except TimeoutError:
         raise DeadlineExceeded("the time of the stream is over") from None
 
 
-async def _run_call(call: Any, outbox: _Outbox) -> AsyncGenerator[Prediction | PredictionError, None]:
+async def _run_call(call: Any, feed: _Feed) -> AsyncGenerator[Answer, None]:
     """Yields the answers of one call; ends early when its node drains."""
-    sent: deque[_Item] = deque()
-    writer = asyncio.create_task(_write(call, outbox, sent))
+    writer = asyncio.create_task(_write(call, feed))
     try:
-        while (reply := await _read(call, outbox)) is not _EOF:
-            if not sent:
-                raise MalformedReply("the stream gave an answer to no request")
-            item = sent.popleft()
-            answer = decode_stream_response(reply, round((time.monotonic() - item.sent_s) * 1e6))
-            if _drains(answer) and item.refusals < _REFUSALS_MAX:
-                item.refusals += 1
-                outbox.leave()
-            else:
-                item.answer = answer
-            while outbox.items and (oldest := outbox.items[0].answer) is not None:
-                outbox.items.popleft()
-                yield oldest
-            if outbox.leaving and not sent:
+        while (reply := await _read(call, feed.outbox)) is not _EOF:
+            for answer in feed.outbox.take(reply):
+                yield answer
+            if feed.outbox.leaving:
+                feed.changed.set()
+            if feed.outbox.is_left:
                 return
-        if not outbox.leaving and outbox.items:
-            raise MalformedReply(f"the stream ended with {len(outbox.items)} requests unanswered")
+        feed.outbox.check_end()
     finally:
         call.cancel()
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
 
 
-def _drains(answer: Prediction | PredictionError) -> bool:
-    return isinstance(answer, PredictionError) and answer.reason == Draining.default_reason
-
-
-async def _write(call: Any, outbox: _Outbox, sent: deque[_Item]) -> None:
+async def _write(call: Any, feed: _Feed) -> None:
     """Sends every request; ends the call when one cannot be made, so that the reader wakes up."""
-    while await outbox.wait():
-        item = outbox.unsent.popleft()
-        item.sent_s = time.monotonic()
-        sent.append(item)
-        if not await _send(call.write(item.data)):
+    while await feed.wait():
+        if not await _send(call.write(feed.outbox.pop())):
             return
-    if outbox.failure is not None:
+    if feed.outbox.failure is not None:
         call.cancel()
-    elif not outbox.leaving:
+    elif not feed.outbox.leaving:
         await _send(call.done_writing())
 
 
@@ -225,7 +142,7 @@ async def _send(writing: Awaitable[None]) -> bool:
     return True
 
 
-async def _read(call: Any, outbox: _Outbox) -> Any:
+async def _read(call: Any, outbox: Outbox) -> Any:
     """Returns the next reply, or raises what stopped the requests when that ended the call."""
     try:
         return await call.read()

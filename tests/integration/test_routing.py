@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from mesh.gateway import GatewaySite, bootstrap, envoy_program, find_envoy
 from mesh.local_mesh import NODE_COMMAND, control_program
 from mesh.program import Program
 from mesh.supervisor import Supervisor
-from services.client import AsyncClient, ModelNotFound, Prediction, Request, SequenceNotFound, StarlingError
+from services.client import AsyncClient, Client, ModelNotFound, Prediction, Request, SequenceNotFound, StarlingError
 from services.host import Address
 from tests.support import node_models as models
 from tests.support.node_calls import tensor
@@ -372,6 +374,38 @@ async def test_a_stream_outlives_the_node_it_was_on(tmp_path: Path) -> None:
     assert [answer.request_id for answer in answers] == [f"{number}" for number in range(300)]
     assert all(answer["y0"][0, 0] == number for number, answer in enumerate(answers))
     assert {answer.node for answer in answers} == {"first", "second"}
+
+
+async def test_a_stream_of_the_blocking_client_outlives_the_loss_of_its_node(tmp_path: Path) -> None:
+    root = publish(tmp_path / "models", "m", 1, identity_delay_us=2_000)
+    async with running(tmp_path) as mesh, mesh.client() as client:
+        children = {name: await mesh.start_node(name, root) for name in ("one", "two")}
+        await wait_for(answered_by(client, "one:1", "two:1"))
+        homes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        killed = threading.Event()
+
+        def stream() -> list[Any]:
+            def requests() -> Iterator[Request]:
+                for number in range(200):
+                    if number == 100:
+                        killed.wait(60)
+                    yield Request(model="m", inputs={"x0": _X + number}, request_id=f"{number}")
+
+            answers = []
+            with Client(mesh.gateway) as blocking:
+                for answer in blocking.predict_stream(requests(), in_flight_max=8, deadline_s=120):
+                    answers.append(answer)
+                    if len(answers) == 50:
+                        homes.put(answer.node if isinstance(answer, Prediction) else "")
+            return answers
+
+        streaming = asyncio.create_task(asyncio.to_thread(stream))
+        home = await asyncio.to_thread(homes.get, timeout=60)
+        await children[home].kill()
+        killed.set()
+        answers = await streaming
+    assert [answer.request_id for answer in answers] == [f"{number}" for number in range(200)]
+    assert {answer.node for answer in answers} == {"one", "two"}
 
 
 async def test_the_node_sees_the_time_that_the_caller_has_left(tmp_path: Path) -> None:

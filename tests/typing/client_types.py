@@ -1,6 +1,6 @@
 """What type checkers say about the client; checked, never run."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from typing import Any, assert_type
 
 import numpy as np
@@ -36,6 +36,8 @@ def check_client() -> None:
         assert_type(client.model("nanodet").inputs, tuple[TensorInfo, ...])
         assert_type(client.load("nanodet"), ModelInfo)
         assert_type(client.unload("nanodet", 1), tuple[ModelInfo, ...])
+        streamed = client.predict_stream([Request(model="nanodet", inputs={"frame": FRAME})], in_flight_max=4)
+        assert_type(streamed, Generator[Prediction | PredictionError, None, None])
         client.predict("nanodet", {"frame": [1, 2]})  # type: ignore[dict-item]  # arrays only
         client.predict("nanodet", {"frame": FRAME}, deadline_s=None)  # type: ignore[arg-type]  # always bounded
         prediction.outputs["boxes"] = FRAME  # type: ignore[index]  # read-only

@@ -81,6 +81,7 @@ class FakeNode:
     def predict_stream(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serves PredictStream."""
         context.add_callback(self.cancelled.set)
+        self.metadata = dict(context.invocation_metadata())
 
         def read() -> Iterator[PredictRequest]:
             for data in messages:
