@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -113,6 +114,28 @@ class ChildNotReady(MeshError):
         last_words = f"; its last lines:\n{_indent(stderr_tail)}" if stderr_tail else ""
         super().__init__(
             f"{name} was not ready after {timeout_s:g} s; the machine may be busy or a model very large{last_words}"
+        )
+
+
+class NotTheGateway(MeshError):
+    """A gateway was given somebody else's certificate; no control plane would tell it anything.
+
+    Attributes:
+        folder: where the certificate is.
+        uri: the SPIFFE id in it.
+        name: of the gateway.
+    """
+
+    reason = "NOT_THE_GATEWAY"
+
+    def __init__(self, folder: Path, uri: str, name: str) -> None:
+        self.folder = folder
+        self.uri = uri
+        self.name = name
+        super().__init__(
+            f"the certificate in {folder} is of {uri or 'no SPIFFE id'}; the control plane expects "
+            f"spiffe://TRUST-DOMAIN/gateway/{name}; change --name, or issue one with "
+            f"`starling certs issue gateway/{name}`"
         )
 
 
