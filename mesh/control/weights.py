@@ -148,7 +148,7 @@ def _share_out(before: Plan, moved: Mapping[str, NodeWeight], now_s: float, rule
     """Returns the nodes with shares whose sum is one: those that rest divide what those that move leave to them."""
     total = sum(node.share for node in moved.values()) or 1.0
     resting = {name for name, node in moved.items() if node is before.nodes.get(name) and node.share}
-    rest = sum(moved[name].share for name in resting)
+    rest = sum(node.share for name, node in moved.items() if name in resting)  # in the same order every time
     left = 1.0 - (total - rest)
     if left <= 0.0 or not rest:
         return {name: replace(node, share=node.share / total) for name, node in moved.items()}
