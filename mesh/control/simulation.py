@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 
-from mesh.control.estimate import Ending, Sample, Window
-from mesh.control.latency import Latency, follow
-from mesh.control.weights import PRIOR_SERVICE_S, Candidate, Plan, Rules, weigh
-from mesh.endpoint import Health, Tier
+from mesh.control.estimate import Ending, Sample
+from mesh.control.viewpoint import Seat, Viewpoint
+from mesh.control.weights import Rules
+from mesh.endpoint import Endpoint, Health, Tier
+from services.host import Address
 
 TICK_S = 0.1
 """How often the control plane looks; the gateway sends its log as often, half a tick before."""
@@ -29,6 +30,7 @@ _LOST_S = 10.0  # a lost node is forgotten after so long
 _REPICKS_MAX = 1000  # as the route says
 _TRIES = 3  # as the route says
 _BACK_OFF_S = (0.001, 0.005)  # as the route says
+_NOWHERE = Address("127.0.0.1", 1)
 
 
 @dataclass(eq=False, slots=True)
@@ -138,13 +140,10 @@ class Simulation:
     ) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._rng = Random(seed)
-        self._rules = rules or Rules()
+        self._viewpoint = Viewpoint("simulated", rules or Rules())
         self._hop_s, self._balanced = hop_s, balanced
-        self._windows = {name: Window() for name in self._nodes}
         self._log: list[tuple[str, Sample]] = []
-        self._latencies: dict[str, Latency] = {}
         self._seen_s: dict[str, float] = {}
-        self._plan = Plan()
         self._under_way: dict[str, int] = dict.fromkeys(self._nodes, 0)
         self._events: list[tuple[float, int, _Try | None, float, tuple[str, ...]]] = []
         self._count = 0
@@ -224,30 +223,24 @@ class Simulation:
         # The gateway sent its log half a tick ago.
         late = [entry for entry in self._log if entry[1].at_s > now_s - TICK_S / 2]
         for name, sample in self._log[: len(self._log) - len(late)]:
-            self._windows[name].add([sample])
+            self._viewpoint.take(name, sample)
         self._log = late
-        candidates = []
-        rate = 0.0
-        for name, node in self._nodes.items():
-            if now_s < node.alive_s[0] or now_s >= node.alive_s[1] + _LOST_S:
-                continue
-            seen = self._windows[name].look(now_s)
-            before = self._latencies.get(name) or Latency.assume(PRIOR_SERVICE_S + node.distance_s, now_s)
-            self._latencies[name] = latency = follow(before, seen, now_s)
-            self._seen_s.setdefault(name, now_s)
-            rate += seen.rate if seen is not None else 0.0
-            silent = now_s >= node.alive_s[1] + SILENCE_S
-            health = Health.SILENT if silent else Health.SERVING
-            candidates.append(Candidate(name, latency, health, now_s - self._seen_s[name] if node.alive_s[0] else 1e9))
-        plan = weigh(self._plan, candidates, rate, now_s, self._rules)
-        if plan is not self._plan:
-            self._plan = plan
+        known = (node for node in self._nodes.values() if node.alive_s[0] <= now_s < node.alive_s[1] + _LOST_S)
+        if self._viewpoint.look([self._seat(node, now_s) for node in known], now_s):
+            plan = self._viewpoint.plan
             serving = {
                 n: w.weight if self._balanced else 1 for n, w in plan.nodes.items() if w.health is Health.SERVING
             }
             self._names = list(serving)
             self._cumulative = list(accumulate(serving.values()))
             self.changes.append(Change(now_s, {name: node.share for name, node in plan.nodes.items()}))
+
+    def _seat(self, node: SimulatedNode, now_s: float) -> Seat:
+        health = Health.SILENT if now_s >= node.alive_s[1] + SILENCE_S else Health.SERVING
+        joined_s = self._seen_s.setdefault(node.name, now_s)
+        # Those of the beginning have long been there.
+        age_s = now_s - joined_s if node.alive_s[0] else 1e9
+        return Seat(Endpoint(node.name, node.tier, _NOWHERE, health), age_s, node.distance_s)
 
 
 def regular(agents: int, hz: float, seconds: float, rng: Random) -> list[float]:
