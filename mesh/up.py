@@ -23,7 +23,7 @@ from mesh.interrupt import EXIT_INTERRUPTED, Interrupted, unless, watch_interrup
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, check_plan, start_mesh
 from mesh.local_security import TENANT, LocalSecurity
 from mesh.supervisor import Supervisor
-from services.host import Address, at_least, between, read_settings, setting
+from services.host import Address, at_least, between, read_settings, readable_by, setting
 
 
 def parse_rate(text: str) -> tuple[str, Rate]:
@@ -42,11 +42,10 @@ def parse_rate(text: str) -> tuple[str, Rate]:
 
 
 def _check_rates(texts: tuple[str, ...]) -> str | None:
-    try:
-        tenants = [parse_rate(text)[0] for text in texts]
-    except ValueError as error:
-        return f"NAME=REQUESTS with at least one request a second ({error})"
-    return None if len(set(tenants)) == len(tenants) else "one rate for each tenant"
+    if problem := readable_by(parse_rate, "NAME=REQUESTS with at least one request a second")(texts):
+        return problem
+    tenants = {parse_rate(text)[0] for text in texts}
+    return None if len(tenants) == len(texts) else "one rate for each tenant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.control.table import build_route, build_status
 from mesh.errors import MeshError
 from services.client import Tls
-from services.host import Address, above, existing_dir, name_words, reachable_port, read_settings, setting
+from services.host import Address, above, existing_dir, name_words, reachable_port, read_settings, readable_by, setting
 
 _TIMEOUT_S = 5.0
 _POLL_S = 0.2
@@ -51,15 +51,6 @@ def parse_label(text: str) -> Any:
     if not (name and equals and version.isdecimal() and (percent or not at)):
         raise ValueError(f"{text!r} is no label; expected NAME=VERSION or NAME=VERSION@PERCENT, such as canary=2@5")
     return control_service_pb2.VersionLabel(name=name, version=int(version), percent=float(percent or 0))
-
-
-def _check_labels(texts: tuple[str, ...]) -> str | None:
-    try:
-        for text in texts:
-            parse_label(text)
-    except ValueError as error:
-        return f"NAME=VERSION[@PERCENT] ({error})"
-    return None
 
 
 class Action(StrEnum):
@@ -83,7 +74,7 @@ class MeshSettings:
         (),
         help="label of a version of the model, repeatable; PERCENT of the calls that name no version get it",
         metavar="NAME=VERSION[@PERCENT]",
-        check=_check_labels,
+        check=readable_by(parse_label, "NAME=VERSION[@PERCENT]"),
     )
     control: Address = setting(DEFAULT_ADDRESS, help="the control plane", metavar="HOST:PORT", check=reachable_port)
     certs: Path | None = setting(

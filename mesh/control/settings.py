@@ -10,7 +10,7 @@ from typing import ClassVar
 from mesh.control.kubernetes.slices import Service, parse_service
 from mesh.endpoint import Endpoint, Tier
 from mesh.gateway import Balancer
-from services.host import Address, between, existing_dir, existing_file, setting
+from services.host import Address, between, existing_dir, existing_file, readable_by, setting
 
 # Where `starling control` and `starling up` listen, and `starling mesh` asks, unless told otherwise.
 DEFAULT_ADDRESS = Address("127.0.0.1", 18000)
@@ -32,24 +32,6 @@ def parse_node(text: str) -> Endpoint:
     return Endpoint(name, Tier(tier), Address.parse(address))
 
 
-def _check_nodes(texts: tuple[str, ...]) -> str | None:
-    try:
-        for text in texts:
-            parse_node(text)
-    except ValueError as error:
-        return f"NAME=TIER@HOST:PORT with tier edge or cloud ({error})"
-    return None
-
-
-def _check_services(texts: tuple[str, ...]) -> str | None:
-    try:
-        for text in texts:
-            parse_service(text)
-    except ValueError as error:
-        return f"[NAMESPACE/]NAME[=edge|cloud] ({error})"
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlSettings:
     """What `starling control` needs to know."""
@@ -62,14 +44,14 @@ class ControlSettings:
         (),
         help="a node that does not register itself, repeatable: NAME=TIER@HOST:PORT",
         metavar="NODE",
-        check=_check_nodes,
+        check=readable_by(parse_node, "NAME=TIER@HOST:PORT with tier edge or cloud"),
     )
     kubernetes_service: tuple[str, ...] = setting(
         (),
         help="Kubernetes service whose ready endpoints are nodes, repeatable: [NAMESPACE/]NAME[=edge|cloud], "
         "in the cloud unless it says edge",
         metavar="SERVICE",
-        check=_check_services,
+        check=readable_by(parse_service, "[NAMESPACE/]NAME[=edge|cloud]"),
     )
     kubernetes_port: str = setting("grpc", help="name of the port of these endpoints that answers gRPC", metavar="NAME")
     kubernetes_api: str = setting(

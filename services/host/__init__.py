@@ -10,6 +10,7 @@ from services.host.checks import (
     existing_file,
     not_empty,
     reachable_port,
+    readable_by,
 )
 from services.host.errors import DOMAIN, StatusCode, WireError, encode_error, has_words
 from services.host.flags import name_words
@@ -43,5 +44,6 @@ __all__ = [
     "not_empty",
     "reachable_port",
     "read_settings",
+    "readable_by",
     "setting",
 ]

@@ -28,6 +28,20 @@ def each_of(known: Collection[str]) -> Callable[[tuple[str, ...]], str | None]:
     return lambda words: None if set(words) <= set(known) else f"one of {', '.join(known)}"
 
 
+def readable_by(read: Callable[[str], object], expected: str) -> Callable[[tuple[str, ...]], str | None]:
+    """Returns a check for texts that a function reads without a `ValueError`."""
+
+    def check(texts: tuple[str, ...]) -> str | None:
+        try:
+            for text in texts:
+                read(text)
+        except ValueError as error:
+            return f"{expected} ({error})"
+        return None
+
+    return check
+
+
 def not_empty(value: str) -> str | None:
     """Checks that a text has at least one visible character."""
     return None if value.strip() else "a text that is not empty"
