@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.gateway.clusters import http2_options
-from mesh.gateway.typed import Resource, extension, socket_address
+from mesh.gateway.typed import Resource, dns_cluster, extension, socket_address
 from services.host import Address
 
 CONTROL = "control"
-"""Cluster of the control plane: discovery, and the access log on its way back."""
+"""Cluster of the control plane: discovery, rates of tenants, and the access log on its way back."""
 
 _CONNECTIONS_MAX = 10_000
 
@@ -84,12 +84,6 @@ def _control_cluster(address: Address) -> Resource:
     keepalive = {"interval": "2s", "timeout": "2s"}
     options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"] = keepalive
     return {
-        "name": CONTROL,
-        "type": "STRICT_DNS",  # a name or an address
-        "connect_timeout": "1s",
+        **dns_cluster(CONTROL, address),
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
-        "load_assignment": {
-            "cluster_name": CONTROL,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(address)}}]}],
-        },
     }

@@ -29,6 +29,17 @@ def typed(message: str, fields: Mapping[str, Any] | None = None) -> Resource:
     return {"@type": _TYPE_URL + message, **(fields or {})}
 
 
+def dns_cluster(name: str, address: Address) -> Resource:
+    """Returns an `envoy.config.cluster.v3.Cluster` of one server, by a host's name or address."""
+    endpoint = {"endpoint": {"address": socket_address(address)}}
+    return {
+        "name": name,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
 def socket_address(address: Address) -> Resource:
     """Returns an `envoy.config.core.v3.Address`."""
     return {"socket_address": {"address": address.host, "port_value": address.port}}

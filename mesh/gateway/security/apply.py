@@ -16,8 +16,7 @@ from mesh.gateway.security.limits import limit_everywhere, limit_here
 from mesh.gateway.security.plan import RemoteKeys, SecurityPlan
 from mesh.gateway.security.replies import local_replies
 from mesh.gateway.security.transport import towards_agents, towards_control, towards_issuer, towards_nodes
-from mesh.gateway.typed import Resource, socket_address
-from services.host import Address
+from mesh.gateway.typed import Resource, dns_cluster
 
 HEADERS_KIB_MAX = 96
 """All headers of a call together. Above it Envoy cuts the stream without a word; below, a token that is too large is
@@ -69,7 +68,7 @@ def further_clusters(plan: SecurityPlan) -> Sequence[Resource]:
     if isinstance(plan.keys, RemoteKeys):
         host = urlsplit(plan.keys.uri).hostname or plan.keys.address.host
         socket = towards_issuer(plan.keys.ca, host)
-        clusters.append({**_cluster(TOKEN_CLUSTER, plan.keys.address), "transport_socket": socket})
+        clusters.append({**dns_cluster(TOKEN_CLUSTER, plan.keys.address), "transport_socket": socket})
     return clusters
 
 
@@ -79,13 +78,3 @@ def _filters(plan: SecurityPlan) -> list[Resource]:
     if plan.rate_everywhere:
         filters.append(limit_everywhere())
     return filters
-
-
-def _cluster(name: str, address: Address) -> Resource:
-    endpoint = {"endpoint": {"address": socket_address(address)}}
-    return {
-        "name": name,
-        "type": "STRICT_DNS",
-        "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-    }
