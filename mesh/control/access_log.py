@@ -16,8 +16,8 @@ from mesh.control.guard import read_spiffe_id
 from mesh.control.wire import refuse
 from services.host import Address
 
-Sink = Callable[[str, str, Address, Sample], None]
-"""Takes gateway name, cluster, node address and sample."""
+Sink = Callable[[str, Address, Sample], None]
+"""Takes gateway name, node address and sample."""
 
 # Unary and alike: their duration is the node's latency. A stream lasts as long as its user wants.
 TIMED_PATHS = frozenset(
@@ -84,7 +84,7 @@ class AccessLog:
         if latency_s <= 0.0 and ending is Ending.ANSWERED:
             return
         sample = Sample(now_s, max(latency_s, 1e-6), ending)
-        self._sink(gateway, common.upstream_cluster, Address(socket.address, socket.port_value), sample)
+        self._sink(gateway, Address(socket.address, socket.port_value), sample)
 
     def __repr__(self) -> str:
         """Returns the number of entries so far."""

@@ -86,7 +86,7 @@ class Controller:
         self._routes: tuple[ModelRoute, ...] = ()
         self._are_all = False
 
-    def take(self, gateway: str, cluster: str, address: Address, sample: Sample) -> None:  # noqa: ARG002
+    def take(self, gateway: str, address: Address, sample: Sample) -> None:
         """Takes one try at a node, from the access log."""
         viewpoint, node = self.gateways.viewpoint_of(gateway), self._names.get(address)
         if viewpoint is not None and node is not None:

@@ -59,7 +59,6 @@ class _DeltaType:
     names: set[str] = field(default_factory=set)
     known: dict[str, str | None] = field(default_factory=dict)
     brought: bool = False
-    nonce: str = ""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -91,8 +90,7 @@ class DeltaStream:
             state.known.pop(name, None)
         if not request.response_nonce:
             return None
-        refusal = request.error_detail.message if request.HasField("error_detail") else ""
-        return Verdict(request.response_nonce, url, refusal)
+        return Verdict(request.response_nonce, url, _read_refusal(request))
 
     def respond(self, snapshot: Snapshot, *, hold: bool = False) -> Iterator[Any]:
         """Yields DeltaDiscoveryResponses; see `DiscoveryStream`."""
@@ -114,10 +112,9 @@ class DeltaStream:
                 endpoints = self._types[ENDPOINTS]
                 for name in changed:
                     endpoints.known.pop(name, None)
-            state.nonce = str(next(self._nonces))
             yield discovery_pb2.DeltaDiscoveryResponse(
                 system_version_info=snapshot.version(url),
-                nonce=state.nonce,
+                nonce=str(next(self._nonces)),
                 type_url=url,
                 resources=[
                     discovery_pb2.Resource(name=name, version=resource.version, resource=resource.body)
@@ -163,8 +160,7 @@ class WorldStream:
         if request.response_nonce != state.nonce:
             return None  # about an older response; the newest is under way
         state.names = set(request.resource_names) - {_WILDCARD}
-        refusal = request.error_detail.message if request.HasField("error_detail") else ""
-        return Verdict(state.nonce, url, refusal)
+        return Verdict(state.nonce, url, _read_refusal(request))
 
     def respond(self, snapshot: Snapshot, *, hold: bool = False) -> Iterator[Any]:
         """Yields DiscoveryResponses; see `DiscoveryStream`."""
@@ -195,3 +191,7 @@ class WorldStream:
         """Returns the version that was sent last, by type."""
         versions = (f"{short_name(url)}={state.sent[:6]}" for url, state in self._types.items())
         return f"<WorldStream {' '.join(versions) or 'new'}>"
+
+
+def _read_refusal(request: Any) -> str:
+    return str(request.error_detail.message) if request.HasField("error_detail") else ""

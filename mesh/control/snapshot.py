@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
+from mesh.control.messages import short_name
+
 _VERSION_BYTES = 8
 
 
@@ -46,7 +48,7 @@ class Snapshot:
 
     def __repr__(self) -> str:
         """Returns the number of resources by type."""
-        counts = " ".join(f"{url.rpartition('.')[2]}={len(found)}" for url, found in self.resources.items())
+        counts = " ".join(f"{short_name(url)}={len(found)}" for url, found in self.resources.items())
         return f"<Snapshot {counts or 'empty'}>"
 
 

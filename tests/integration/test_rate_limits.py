@@ -12,8 +12,9 @@ import pytest
 from envoy.service.ratelimit.v3 import rls_pb2_grpc
 
 from mesh.control.rate_limits import RateLimits
+from mesh.gateway.bootstrap import CONTROL
 from mesh.gateway.security import Rate
-from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, limit_everywhere
+from mesh.gateway.security.limits import limit_everywhere
 from tests.support.security import PLAN
 from tests.support.static_gateway import PREDICT, MirrorNode, grpc_cluster, static_gateway
 
@@ -30,7 +31,7 @@ async def gateways(
     limits = RateLimits(_PLAN, time.monotonic)
     counting = grpc.aio.server()
     rls_pb2_grpc.add_RateLimitServiceServicer_to_server(limits, counting)
-    service = grpc_cluster(RATE_LIMIT_CLUSTER, counting.add_insecure_port("127.0.0.1:0"))
+    service = grpc_cluster(CONTROL, counting.add_insecure_port("127.0.0.1:0"))
     await counting.start()
     # A busy machine of tests may answer late, and who is not answered in time may go on.
     asking = limit_everywhere(timeout_s=5.0)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
+from mesh.gateway.bootstrap import CONTROL
 from mesh.gateway.security.access import TENANT_HEADER
 from mesh.gateway.security.plan import Rate, SecurityPlan
 from mesh.gateway.typed import Resource, extension
-
-RATE_LIMIT_CLUSTER = "control"
-"""The cluster of the control plane, which every gateway has."""
 
 RATE_LIMIT_DOMAIN = "starling"
 
@@ -63,7 +61,7 @@ def limit_everywhere(timeout_s: float = 0.02) -> Resource:
             "rate_limited_as_resource_exhausted": True,
             "rate_limit_service": {
                 "transport_api_version": "V3",
-                "grpc_service": {"envoy_grpc": {"cluster_name": RATE_LIMIT_CLUSTER}},
+                "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL}},
             },
             "rate_limits": _BY_TENANT,
         },

@@ -32,6 +32,7 @@ from mesh.gateway import (
     nodes_cluster,
     route_configuration,
 )
+from mesh.gateway.bootstrap import CONTROL
 from mesh.gateway.security import (
     Rate,
     RemoteKeys,
@@ -44,7 +45,7 @@ from mesh.gateway.security import (
     secure_nodes,
     write_security,
 )
-from mesh.gateway.security.limits import RATE_LIMIT_CLUSTER, fill
+from mesh.gateway.security.limits import fill
 from mesh.gateway.security.methods import INFER_METHODS
 from mesh.gateway.security.transport import towards_control
 from services.host import Address
@@ -132,7 +133,7 @@ def bootstrap(plan: SecurityPlan) -> Resource:
     nodes.pop("eds_cluster_config")
     nodes.update(type="STATIC", load_assignment={"cluster_name": nodes["name"]})
     # The control plane's, which a bootstrap brings.
-    control = {"name": RATE_LIMIT_CLUSTER, "type": "STATIC", "load_assignment": {"cluster_name": RATE_LIMIT_CLUSTER}}
+    control = {"name": CONTROL, "type": "STATIC", "load_assignment": {"cluster_name": CONTROL}}
     clusters = [nodes, control, *further_clusters(plan)]
     return {
         "node": {"id": "gateway", "cluster": "starling"},

@@ -53,7 +53,7 @@ class World:
                 for port, latency in ports.items():
                     for _ in range(10):
                         sample = Sample(self.now_s, latency / 1e3, Ending.ANSWERED)
-                        self.controller.take(gateway, "nodes", Address("127.0.0.1", port), sample)
+                        self.controller.take(gateway, Address("127.0.0.1", port), sample)
             self.controller.tick(self.now_s)
 
 
@@ -246,7 +246,7 @@ async def _until(condition: Any) -> None:
     [("0", Ending.ANSWERED), ("8", Ending.REFUSED), ("4", Ending.LATE), ("14", Ending.FAILED), ("3", None), ("", None)],
 )
 async def test_an_entry_of_the_access_log_becomes_a_sample(status: str, ending: Ending | None) -> None:
-    taken: list[tuple[str, str, Address, Sample]] = []
+    taken: list[tuple[str, Address, Sample]] = []
     log = AccessLog(lambda *found: taken.append(found), clock=lambda: 7.0)
 
     async def stream() -> AsyncIterator[Any]:
@@ -260,7 +260,6 @@ async def test_an_entry_of_the_access_log_becomes_a_sample(status: str, ending: 
             entry.request.path = path
             entry.response.response_trailers["grpc-status"] = status
             common = entry.common_properties
-            common.upstream_cluster = "nodes"
             common.upstream_remote_address.socket_address.address = "127.0.0.1"
             common.upstream_remote_address.socket_address.port_value = 9001
             common.time_to_first_upstream_tx_byte.nanos = 1_000_000
@@ -272,7 +271,7 @@ async def test_an_entry_of_the_access_log_becomes_a_sample(status: str, ending: 
     if ending is None:
         assert taken == []
         return
-    ((gateway, cluster, address, sample),) = taken
-    assert (gateway, cluster, address) == ("gateway", "nodes", Address("127.0.0.1", 9001))
+    ((gateway, address, sample),) = taken
+    assert (gateway, address) == ("gateway", Address("127.0.0.1", 9001))
     assert sample.latency_s == pytest.approx(0.012)
     assert (sample.at_s, sample.ending) == (7.0, ending)
