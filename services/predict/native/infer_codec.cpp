@@ -203,27 +203,29 @@ struct Pending {
 
 using Parameters = std::vector<std::pair<std::string, Spans>>;
 
+bool add_parameter(Reader& in, Parameters& parameters) {
+  auto& [key, value] = parameters.emplace_back();
+  return parameters.size() <= kTensorsMax && parse_entry(in, key, value);
+}
+
+Status read_place(const std::string& owner, const Parameters& parameters, TensorParameters& out) {
+  for (const auto& [key, value] : parameters) {
+    if (auto status = read_tensor_parameter({key, owner}, value, out); !status.ok()) return status;
+  }
+  return check_range(owner, out);
+}
+
 Status check_input(const std::string& datatype, const InputTensor& tensor) {
+  const auto wrong = [&tensor](const std::string& what) {
+    return Status{Reason::kInvalidInput, "input \"" + tensor.name + "\" has " + what, 0, {{"input", tensor.name}}};
+  };
   if (tensor.data_type == DataType::kUnspecified) {
-    return {Reason::kInvalidInput,
-            "input \"" + tensor.name + "\" has datatype \"" + datatype +
-                "\", wanted BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES",
-            0,
-            {{"input", tensor.name}}};
+    return wrong("datatype \"" + datatype +
+                 "\", wanted BOOL, UINT8 to UINT64, INT8 to INT64, FP16, BF16, FP32, FP64 or BYTES");
   }
-  if (tensor.shape.empty()) {
-    return {Reason::kInvalidInput,
-            "input \"" + tensor.name + "\" has no shape; say it, dimension 0 first",
-            0,
-            {{"input", tensor.name}}};
-  }
-  for (const auto length : tensor.shape) {
-    if (length >= 0) continue;
-    return {Reason::kInvalidInput,
-            "input \"" + tensor.name + "\" has shape " + to_string(tensor.shape) +
-                " with a dimension below 0; send the true shape",
-            0,
-            {{"input", tensor.name}}};
+  if (tensor.shape.empty()) return wrong("no shape; say it, dimension 0 first");
+  if (std::any_of(tensor.shape.begin(), tensor.shape.end(), [](std::int64_t length) { return length < 0; })) {
+    return wrong("shape " + to_string(tensor.shape) + " with a dimension below 0; send the true shape");
   }
   return {};
 }
@@ -246,8 +248,7 @@ Status parse_input(Reader& in, InputTensor& tensor, Pending& pending, RequestVie
     } else if (tag.field == 3) {
       if (!in.integers(tag.type, tensor.shape, kMaxRank)) return bad_field("inputs.shape", "at most 8 integers");
     } else if (tag.field == 4 && is_bytes) {
-      auto& [key, value] = parameters.emplace_back();
-      if (parameters.size() > kTensorsMax || !parse_entry(in, key, value)) {
+      if (!add_parameter(in, parameters)) {
         return bad_field("inputs.parameters", "at most 64, with names of at most 256 bytes of UTF-8");
       }
     } else if (tag.field == 5 && is_bytes) {
@@ -263,12 +264,8 @@ Status parse_input(Reader& in, InputTensor& tensor, Pending& pending, RequestVie
   tensor.data_type = data_type_from_name(datatype).value_or(DataType::kUnspecified);
   if (auto status = check_input(datatype, tensor); !status.ok()) return status;
   if (parameters.empty()) return {};
-  const auto owner = "input \"" + tensor.name + "\"";
   TensorParameters place;
-  for (const auto& [key, value] : parameters) {
-    if (auto status = read_tensor_parameter({key, owner}, value, place); !status.ok()) return status;
-  }
-  if (auto status = check_range(owner, place); !status.ok()) return status;
+  if (auto status = read_place("input \"" + tensor.name + "\"", parameters, place); !status.ok()) return status;
   pending.has_region = !place.range.region.empty();
   if (pending.has_region) out.input_regions.emplace_back(out.inputs.size() - 1, std::move(place.range));
   return {};
@@ -285,8 +282,7 @@ Status parse_output(Reader& in, RequestView& out) {
     if (tag.field == 1 && tag.type == Type::kBytes) {
       if (!in.text(wanted.name, kNameMax)) return bad_field("outputs.name", "UTF-8 of at most 256 bytes");
     } else if (tag.field == 2 && tag.type == Type::kBytes) {
-      auto& [key, value] = parameters.emplace_back();
-      if (parameters.size() > kTensorsMax || !parse_entry(in, key, value)) {
+      if (!add_parameter(in, parameters)) {
         return bad_field("outputs.parameters", "at most 64, with names of at most 256 bytes of UTF-8");
       }
     } else if (!in.skip(tag.type)) {
@@ -301,10 +297,7 @@ Status parse_output(Reader& in, RequestView& out) {
     return invalid(owner + " is asked for twice; name it once");
   }
   TensorParameters place;
-  for (const auto& [key, value] : parameters) {
-    if (auto status = read_tensor_parameter({key, owner}, value, place); !status.ok()) return status;
-  }
-  if (auto status = check_range(owner, place); !status.ok()) return status;
+  if (auto status = read_place(owner, parameters, place); !status.ok()) return status;
   wanted.classes = static_cast<std::int64_t>(place.classes);
   if (place.range.region.empty()) return {};
   if (place.classes > 0) return invalid(owner + " is asked for as classes and in shared memory; choose one");
@@ -349,6 +342,21 @@ Status parse_version(const std::string& text, std::int64_t& out) {
   return invalid("model_version is \"" + text + "\", wanted digits of a number >= 1, or nothing for the highest");
 }
 
+// One entry of a map of parameters.
+Writer parameter(std::string_view key, const Writer& value) {
+  Writer out;
+  out.text(1, key);
+  out.message(2, value);
+  return out;
+}
+
+// InferParameter of an integer.
+Writer number(std::uint64_t value) {
+  Writer out;
+  out.choice(2, value);
+  return out;
+}
+
 // The answer with its outputs in the order in which they were asked for.
 Writer encode_response(const Answer& answer, const RequestView& request, bool streamed) {
   Writer out;
@@ -358,10 +366,7 @@ Writer encode_response(const Answer& answer, const RequestView& request, bool st
   if (streamed) {
     Writer yes;
     yes.varint(1, 1);
-    Writer entry;
-    entry.text(1, "triton_final_response");
-    entry.message(2, yes);
-    out.message(4, entry);
+    out.message(4, parameter("triton_final_response", yes));
   }
   Writer raw;
   const auto add = [&](const OutputTensor& output, const WantedOutput* wanted) {
@@ -372,22 +377,11 @@ Writer encode_response(const Answer& answer, const RequestView& request, bool st
     tensor.text(2, as_classes ? "BYTES" : name(output.spec->data_type));
     tensor.packed(3, as_classes ? classes.shape : output.shape);
     if (wanted != nullptr && wanted->region) {
-      const auto parameter = [&tensor](std::string_view key, const Writer& value) {
-        Writer entry;
-        entry.text(1, key);
-        entry.message(2, value);
-        tensor.message(4, entry);
-      };
-      const auto number = [](std::uint64_t value) {
-        Writer choice;
-        choice.choice(2, value);
-        return choice;
-      };
       Writer region;
       region.text(3, wanted->region->region);
-      parameter("shared_memory_region", region);
-      parameter("shared_memory_byte_size", number(output.size));
-      parameter("shared_memory_offset", number(wanted->region->offset));
+      tensor.message(4, parameter("shared_memory_region", region));
+      tensor.message(4, parameter("shared_memory_byte_size", number(output.size)));
+      tensor.message(4, parameter("shared_memory_offset", number(wanted->region->offset)));
       // Clients find contents by the number of their output; Triton's own in C++ does not look whether there are so
       // many.
       raw.element(6, {});

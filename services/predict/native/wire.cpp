@@ -206,9 +206,7 @@ void Writer::raw_varint(std::uint64_t value) {
 void Writer::tag(std::uint32_t field, Type type) { raw_varint((field << 3U) | static_cast<std::uint32_t>(type)); }
 
 void Writer::varint(std::uint32_t field, std::uint64_t value) {
-  if (value == 0) return;
-  tag(field, Type::kVarint);
-  raw_varint(value);
+  if (value != 0) choice(field, value);
 }
 
 void Writer::choice(std::uint32_t field, std::uint64_t value) {
@@ -238,10 +236,7 @@ void Writer::real(std::uint32_t field, double value) {
 }
 
 void Writer::text(std::uint32_t field, std::string_view value) {
-  if (value.empty()) return;
-  tag(field, Type::kBytes);
-  raw_varint(value.size());
-  append(value);
+  if (!value.empty()) element(field, value);
 }
 
 void Writer::packed(std::uint32_t field, const Shape& values) {
