@@ -36,6 +36,7 @@ std::string messages(Rng& rng, Encoding encoding) {
   std::string out;
   for (std::uint64_t i = rng() % 4; i > 0; --i) {
     std::string text(rng() % 8 == 0 ? rng() % 20'000 : rng() % 20, rng() % 3 == 0 ? 'r' : 'm');
+    if (rng() % 4 == 0) text = {10, 2, 8, static_cast<char>(rng() % 128)};  // to health a name, to ORCA seconds
     const bool packed = encoding != kIdentity && rng() % 4 != 0;
     if (packed) {
       text = compressed(text, encoding == kGzip ? 31 : 15);
@@ -58,12 +59,17 @@ std::string header(const std::string& name, const std::string& value) {
 }
 
 std::string head(Rng& rng, Encoding encoding) {
-  static constexpr const char* kPaths[] = {
-      "/echo", "/later", "/later", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/none"};
+  static constexpr const char* kPaths[] = {"/echo",
+                                           "/later",
+                                           "/later",
+                                           "/grpc.health.v1.Health/Check",
+                                           "/grpc.health.v1.Health/Watch",
+                                           "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics",
+                                           "/none"};
   static constexpr const char* kEncodings[] = {"identity", "gzip", "deflate"};
   static constexpr const char* kTimes[] = {"1n", "5S", "100m", "99999999H", "1x", ""};
   // POST and http from the static table.
-  auto out = std::string(rng() % 16 == 0 ? "\x82" : "\x83") + "\x86" + header(":path", kPaths[rng() % 6]) +
+  auto out = std::string(rng() % 16 == 0 ? "\x82" : "\x83") + "\x86" + header(":path", kPaths[rng() % 7]) +
              header(":authority", "a");
   out += header("content-type", rng() % 16 == 0 ? "text/html" : "application/grpc");
   if (encoding != kIdentity) out += header("grpc-encoding", rng() % 16 == 0 ? "br" : kEncodings[encoding]);
