@@ -150,7 +150,8 @@ class Registration:
         alive = stream.write(header.SerializeToString())
         while alive and not ended.is_set() and not self._stopping.is_set():
             self._woken.clear()
-            change = self._changes
+            with self._news:
+                change = self._changes
             models = describe_models(self._models)
             if models != self._told:
                 self._told = models
