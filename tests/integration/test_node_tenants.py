@@ -1,6 +1,6 @@
 """Whose turn it is: tenants share an engine and a queue, classes do not, and a stream keeps its newest frame.
 
-Model `slow` runs one request in 100 ms and lets twelve wait.
+Model `slow` runs one request in 200 ms and lets twelve wait.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
 from tests.support.waiting import wait_until
 
-RUN_S = 0.1
+RUN_S = 0.2
 QUEUE_MAX = 12
 _LIMIT_S = 20.0
 
