@@ -1,7 +1,6 @@
 """A real gRPC server on a free loopback port that answers as each test tells it to."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -150,13 +149,3 @@ def serve() -> Iterator[Serve]:
 def node(serve: Serve) -> FakeNode:
     """One fake node that echoes."""
     return serve()
-
-
-def wait_for(condition: Callable[[], bool], *, limit_s: float = 5.0) -> bool:
-    """Returns whether a condition comes true in time."""
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.005)
-    return True

@@ -21,8 +21,9 @@ from services.client import (
     RetryPolicy,
     Unavailable,
 )
+from tests.support.waiting import wait_until
 
-from .conftest import FakeNode, Serve, echo, wait_for
+from .conftest import FakeNode, Serve, echo
 from .test_client import FRAME, Models, refuse
 
 # gRPC loses events of calls when one loop is closed and the next one begins.
@@ -59,7 +60,7 @@ async def test_errors_are_those_of_the_blocking_client(node: FakeNode) -> None:
 
 async def test_no_answer_in_time(node: FakeNode) -> None:
     release = threading.Event()
-    node.answer = lambda request: echo(request) if release.wait(5) else b""
+    node.answer = lambda request: echo(request) if release.wait(30) else b""
     async with AsyncClient(node.target) as client:
         with pytest.raises(DeadlineExceeded, match=r"no answer from .* within 0.05 s"):
             await client.predict("m", {"x": FRAME}, deadline_s=0.05)
@@ -68,10 +69,10 @@ async def test_no_answer_in_time(node: FakeNode) -> None:
 
 async def test_a_cancelled_task_stays_cancelled(node: FakeNode) -> None:
     release = threading.Event()
-    node.answer = lambda request: echo(request) if release.wait(5) else b""
+    node.answer = lambda request: echo(request) if release.wait(30) else b""
     async with AsyncClient(node.target) as client:
         task = asyncio.create_task(client.predict("m", {"x": FRAME}, deadline_s=20))
-        await asyncio.to_thread(wait_for, lambda: bool(node.requests))
+        assert await asyncio.to_thread(wait_until, lambda: bool(node.requests))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -83,10 +84,10 @@ async def test_a_cancelled_task_stays_cancelled(node: FakeNode) -> None:
 
 async def test_closing_the_client_ends_its_calls(node: FakeNode) -> None:
     release = threading.Event()
-    node.answer = lambda request: echo(request) if release.wait(5) else b""
+    node.answer = lambda request: echo(request) if release.wait(30) else b""
     client = AsyncClient(node.target)
     task = asyncio.create_task(client.predict("m", {"x": FRAME}, deadline_s=20))
-    await asyncio.to_thread(wait_for, lambda: bool(node.requests))
+    assert await asyncio.to_thread(wait_until, lambda: bool(node.requests))
     await client.close()
     with pytest.raises(Cancelled, match=r"was closed during the call"):
         await task
@@ -136,7 +137,7 @@ async def test_leaving_a_stream_early_cancels_it(node: FakeNode) -> None:
         async with aclosing(client.predict_stream(endless())) as answers:
             await anext(answers)
         assert closed.is_set()
-        assert await asyncio.to_thread(node.cancelled.wait, 5)
+        assert await asyncio.to_thread(node.cancelled.wait, 30)
 
 
 async def test_a_cancelled_task_ends_its_stream(node: FakeNode) -> None:
@@ -149,11 +150,11 @@ async def test_a_cancelled_task_ends_its_stream(node: FakeNode) -> None:
 
     async with AsyncClient(node.target) as client:
         task = asyncio.create_task(run())
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(node.cancelled.wait, 5)
+        assert await asyncio.to_thread(node.cancelled.wait, 30)
 
 
 async def test_closing_the_client_ends_its_streams(node: FakeNode) -> None:
@@ -165,7 +166,7 @@ async def test_closing_the_client_ends_its_streams(node: FakeNode) -> None:
             started.set()
 
     task = asyncio.create_task(run())
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 30)
     await client.close()
     with pytest.raises(Cancelled, match=r"closed during the stream"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)

@@ -9,8 +9,9 @@ from contextlib import closing
 import pytest
 
 from services.client import Cancelled, Client, Prediction, Request, Unavailable
+from tests.support.waiting import wait_until
 
-from .conftest import FakeNode, wait_for
+from .conftest import FakeNode
 from .test_streams import Answers, ask
 
 
@@ -48,7 +49,7 @@ def test_closing_the_blocking_client_ends_its_streams(node: FakeNode) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert wait_for(lambda: bool(node.requests), limit_s=20)
+    assert wait_until(lambda: bool(node.requests))
     client.close()
     thread.join(20)
     ended.set()

@@ -38,8 +38,9 @@ from services.client import (
     TensorInfo,
     Unavailable,
 )
+from tests.support.waiting import wait_until
 
-from .conftest import FakeNode, Serve, abort, echo, wait_for
+from .conftest import FakeNode, Serve, abort, echo
 
 FRAME = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
 
@@ -141,7 +142,7 @@ def test_no_answer_in_time_names_the_target_and_the_time(node: FakeNode) -> None
     release = Event()
 
     def stall(request: PredictRequest) -> bytes:
-        release.wait(5)
+        release.wait(30)
         return echo(request)
 
     node.answer = stall
@@ -435,12 +436,12 @@ def test_ending_the_client_ends_the_call_of_another_thread(node: FakeNode) -> No
     from concurrent.futures import ThreadPoolExecutor
 
     release = Event()
-    node.answer = lambda request: echo(request) if release.wait(5) else b""
+    node.answer = lambda request: echo(request) if release.wait(30) else b""
     with ThreadPoolExecutor(1) as pool:
         client = Client(node.target)
         waiting = pool.submit(client.predict, "m", {"x": FRAME}, deadline_s=20)
-        assert wait_for(lambda: bool(node.requests))
+        assert wait_until(lambda: bool(node.requests))
         client.close()
         with pytest.raises(Cancelled):
-            waiting.result(timeout=5)
+            waiting.result(timeout=30)
         release.set()
