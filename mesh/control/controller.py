@@ -84,7 +84,7 @@ class Controller:
         self._settled = False
         self._routed: tuple[int, frozenset[str]] | None = None
         self._routes: tuple[ModelRoute, ...] = ()
-        self._are_all = False
+        self._are_all, self._are_ours = False, True
 
     def take(self, gateway: str, address: Address, sample: Sample) -> None:
         """Takes one try at a node, from the access log."""
@@ -171,9 +171,10 @@ class Controller:
         routes = build_routes(self._find_models(endpoints), self.plans)
         # Nodes that have not registered again, or do not tell, may have any model.
         are_all = self._settled and len(self.registry) > 0 and all(member.has_told for member in self.registry)
-        if not settles and (routes, are_all) == (self._routes, self._are_all):
+        are_ours = all(member.lease_id for member in self.registry)
+        if not settles and (routes, are_all, are_ours) == (self._routes, self._are_all, self._are_ours):
             return False
-        self._routes, self._are_all = routes, are_all
+        self._routes, self._are_all, self._are_ours = routes, are_all, are_ours
         self._frames.clear()
         return True
 
@@ -206,7 +207,12 @@ class Controller:
         listen = gateway.identity.listen
         if listen not in self._frames:
             self._frames[listen] = build_frame(
-                listen, self._balancer, self._security, self._routes, are_all=self._are_all
+                listen,
+                self._balancer,
+                self._security,
+                self._routes,
+                are_all=self._are_all,
+                are_asked=self._are_ours,
             )
         gateway.put(build_snapshot(self._frames[listen], endpoints, viewpoint.plan.weights))
 

@@ -22,6 +22,7 @@ def build_frame(
     models: Collection[ModelRoute] = (),
     *,
     are_all: bool = False,
+    are_asked: bool = False,
 ) -> Snapshot:
     """Returns the part of a gateway's snapshot that does not change with the nodes: clusters, listener, routes.
 
@@ -31,9 +32,10 @@ def build_frame(
         security: who may call; plain text from everybody without it.
         models: where the calls for each model go.
         are_all: whether there are no other models.
+        are_asked: see `nodes_cluster`.
     """
     pools = find_pools(models)
-    listener, clusters = grpc_listener(listen), [nodes_cluster(balancer, pool) for pool in pools]
+    listener, clusters = grpc_listener(listen), [nodes_cluster(balancer, pool, are_asked=are_asked) for pool in pools]
     if security is not None:
         listener = secure_listener(listener, security)
         clusters = [secure_nodes(cluster, security) for cluster in clusters] + list(further_clusters(security))

@@ -79,10 +79,8 @@ def bootstrap(site: GatewaySite, *, delta: bool = True) -> Resource:
 
 
 def _control_cluster(address: Address) -> Resource:
-    options = http2_options()
     # A control plane that vanished without a word is noticed, and called again.
-    keepalive = {"interval": "2s", "timeout": "2s"}
-    options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"] = keepalive
+    options = http2_options({"interval": "2s", "timeout": "2s"})
     return {
         **dns_cluster(CONTROL, address),
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},

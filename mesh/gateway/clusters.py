@@ -18,6 +18,9 @@ _BALANCE_PERCENT = 150  # of the mean: an agent whose node is busier than that g
 _REQUESTS_MAX = 4096
 _STREAM_WINDOW_BYTES = 8 << 20  # one answer with a 1080p-sized tensor without waiting a round trip
 _CONNECTION_WINDOW_BYTES = 32 << 20
+# A node that stopped, or whose host is gone, would hold its requests and streams for ever. Whatever it sends counts as
+# an answer, so that a frame on its way up a slow link is no silence: it opens windows every 2 MB, which needs 6 Mbit/s.
+_ASKED_EVERY = {"interval": "1s", "timeout": "3s"}
 
 
 class Pool(StrEnum):
@@ -37,7 +40,9 @@ class Balancer(StrEnum):
     CLIENT_SIDE_WEIGHTED_ROUND_ROBIN = "client_side_weighted_round_robin"  # by the load that nodes report
 
 
-def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool.NODES) -> Resource:
+def nodes_cluster(
+    balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool.NODES, *, are_asked: bool = False
+) -> Resource:
     """Returns the `envoy.config.cluster.v3.Cluster` of all nodes.
 
     Its endpoints come over the aggregated discovery stream, and have to be sent again after every change of this
@@ -46,7 +51,10 @@ def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool
     Args:
         balancer: how the pool of all nodes picks one.
         pool: which pool.
+        are_asked: whether connections ask again and again if the node is there. Ours do not mind; other gRPC servers
+            take it for an attack.
     """
+    options = http2_options(_ASKED_EVERY if are_asked else None)
     source: dict[str, Any] = {"ads": {}, "resource_api_version": "V3"}
     return {
         "name": str(pool),
@@ -54,7 +62,7 @@ def nodes_cluster(balancer: Balancer = Balancer.LEAST_REQUEST, pool: Pool = Pool
         "eds_cluster_config": {"eds_config": source},
         "connect_timeout": "1s",
         "load_balancing_policy": {"policies": [{"typed_extension_config": _policy(balancer, pool)}]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2_options()},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "common_lb_config": {
             # With three nodes one failure is already below the default 50 % and would send traffic
             # to dead nodes.
@@ -138,8 +146,8 @@ _BALANCERS = {
 }
 
 
-def http2_options() -> Resource:
-    """Returns the protocol options of a cluster that speaks gRPC."""
+def http2_options(keepalive: Resource | None = None) -> Resource:
+    """Returns the protocol options of a cluster that speaks gRPC, with when to ask whether the other side is there."""
     return typed(
         "upstreams.http.v3.HttpProtocolOptions",
         {
@@ -147,6 +155,7 @@ def http2_options() -> Resource:
                 "http2_protocol_options": {
                     "initial_stream_window_size": _STREAM_WINDOW_BYTES,
                     "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+                    **({} if keepalive is None else {"connection_keepalive": keepalive}),
                 }
             }
         },

@@ -21,6 +21,7 @@ from starling.tensor.v1 import tensor_pb2
 from engines import DataType
 from mesh.local_mesh import LocalMesh, MeshPlan, control_program, start_mesh
 from mesh.supervisor import Supervisor
+from services.client import AsyncClient, Prediction, Request
 from services.host import Address
 from tests.support import node_models as models
 from tests.support.node import running_node
@@ -174,24 +175,53 @@ async def test_a_drained_node_leaves_without_a_failed_request(tmp_path: Path) ->
     assert "edge-1" not in load.answered[-20:]
 
 
-async def test_a_stopped_node_is_out_of_rotation(tmp_path: Path) -> None:
-    async with running(tmp_path) as (mesh, _):
+async def test_a_stopped_node_is_out_of_rotation_and_what_it_held_is_answered_by_others(tmp_path: Path) -> None:
+    async with running(tmp_path) as (mesh, _), AsyncClient(str(mesh.gateway)) as client, asyncio.TaskGroup() as tasks:
+        request = Request(model="work", inputs={"x0": np.zeros((1, 4), np.float32)})
+        begun: asyncio.Queue[str] = asyncio.Queue()
+        stopped = asyncio.Event()
+
+        async def requests() -> AsyncIterator[Request]:
+            for number in range(20):
+                if number == 10:
+                    await stopped.wait()
+                yield request
+
+        async def stream() -> list[str]:
+            nodes: list[str] = []
+            async for answer in client.predict_stream(requests(), in_flight_max=4, deadline_s=120):
+                assert isinstance(answer, Prediction), answer
+                nodes.append(answer.node)
+                if len(nodes) == 10:
+                    begun.put_nowait(answer.node)
+            return nodes
+
         await asyncio.sleep(3)  # by then it is known to be punctual
-        os.kill(mesh.nodes[0].child.pid, signal.SIGSTOP)
+        streaming = tasks.create_task(stream())
+        name = await asyncio.wait_for(begun.get(), 60)
+        victim = next(node.child for node in mesh.nodes if node.name == name)
+        os.kill(victim.pid, signal.SIGSTOP)
         try:
+            stopped.set()
+            # Some of these reach it before anybody knows.
+            held = await asyncio.gather(*(client.send(request, deadline_s=60) for _ in range(12)))
+            assert name not in {answer.node for answer in held}
+            streamed = await streaming
+            assert streamed[:10] == [name] * 10
+            assert name not in streamed[10:]
 
             async def silent() -> bool:
                 seen = await see(mesh)
                 told = all(gateway.pushed_count == gateway.accepted_count for gateway in seen.gateways)
-                return told and healths(seen)["edge-1"] == control_service_pb2.NODE_HEALTH_SILENT
+                return told and healths(seen)[name] == control_service_pb2.NODE_HEALTH_SILENT
 
             await wait_for(silent)
             async with Load(mesh) as load:
                 await load.answer(20)
             assert load.failed == []
-            assert "edge-1" not in load.answered
+            assert name not in load.answered
         finally:
-            os.kill(mesh.nodes[0].child.pid, signal.SIGCONT)
+            os.kill(victim.pid, signal.SIGCONT)
 
         async def speaks() -> bool:
             return not (await see(mesh)).alarms

@@ -53,7 +53,7 @@ def build_all() -> Resource:
     assignment = build_assignment("nodes", _ENDPOINTS, _WEIGHTS)
     return {
         "bootstrap": bootstrap(_SITE),
-        "clusters": [nodes_cluster(pool=pool) for pool in Pool],
+        "clusters": [nodes_cluster(pool=pool, are_asked=True) for pool in Pool],
         "listener": grpc_listener(_LISTEN),
         "routes": route_configuration(_MODELS[:1], are_all=True),
         "assignment": json_format.MessageToDict(assignment, preserving_proto_field_name=True),
@@ -69,7 +69,7 @@ def build_static(balancer: Balancer = Balancer.LEAST_REQUEST) -> Resource:
     del manager["rds"]
     manager["route_config"] = route_configuration(_MODELS, are_all=True)
     for pool in Pool:
-        cluster = nodes_cluster(balancer, pool)
+        cluster = nodes_cluster(balancer, pool, are_asked=True)
         del cluster["eds_cluster_config"]
         cluster |= {"type": "STATIC", "load_assignment": {**everything["assignment"], "cluster_name": str(pool)}}
         whole["static_resources"]["clusters"].append(cluster)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.service.accesslog.v3 import als_pb2
@@ -152,6 +153,23 @@ async def test_nothing_is_refused_while_a_node_has_not_told_what_it_has() -> Non
     registry.set_models(silent, [])
     world.controller.tick(world.now_s)
     assert refuses(gateway)
+
+
+async def test_only_nodes_that_register_are_asked_whether_they_are_there() -> None:
+    def are_asked() -> bool:
+        assert gateway.snapshot is not None
+        body = gateway.snapshot.of_type(CLUSTER)["nodes"].body.value
+        return "connectionKeepalive" in json_format.MessageToJson(cluster_pb2.Cluster.FromString(body))
+
+    world = World()
+    gateway = world.join("a")
+    world.register("east")
+    world.live(1)
+    assert are_asked()
+    foreign = Endpoint("foreign", Tier.EDGE, Address("127.0.0.1", 9009))
+    world.controller.registry.add_static(foreign, world.now_s, 0.0)
+    world.controller.tick(world.now_s)
+    assert not are_asked(), "other servers take it for an attack"
 
 
 async def test_our_own_pause_is_nobodys_silence() -> None:
