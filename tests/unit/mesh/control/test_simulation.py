@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from random import Random
 
@@ -123,3 +126,30 @@ def test_the_same_seed_gives_the_same_run() -> None:
         simulation.run(i / 120 for i in range(1200))
         runs.append((simulation.answers, simulation.changes))
     assert runs[0] == runs[1]
+
+
+_PLAY = """
+from random import Random
+from mesh.control.simulation import SimulatedNode, Simulation, poisson
+from mesh.endpoint import Tier
+nodes = [SimulatedNode(f"n{i}", Tier.EDGE, 2, lambda _: 0.02, 0.002 * (i + 1)) for i in range(5)]
+simulation = Simulation(nodes, 1)
+simulation.run(poisson(lambda _: 400, 400, 4, Random(1)))
+print([dict(change.shares) for change in simulation.changes])
+"""
+
+
+def test_a_seed_plays_the_same_in_every_process() -> None:
+    # Hashes of texts differ from process to process, and so does the order of sets.
+    played = {
+        subprocess.run(
+            [sys.executable, "-c", _PLAY],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(played) == 1
