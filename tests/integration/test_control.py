@@ -167,7 +167,7 @@ async def test_a_drained_node_leaves_without_a_failed_request(tmp_path: Path) ->
         await load.answer(20)
         command = [sys.executable, "-m", "services.host.cli", "mesh", "drain", "edge-1", "--control", str(mesh.control)]
         drain = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        out, _ = await asyncio.wait_for(drain.communicate(), 30)
+        out, _ = await asyncio.wait_for(drain.communicate(), 90)
         assert (drain.returncode, out.decode()) == (0, "edge-1 drains\nedge-1 has left\n")
         assert await mesh.nodes[0].child.wait() == 0
         await load.answer(20)
