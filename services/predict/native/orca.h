@@ -8,16 +8,12 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "model.h"
 
 namespace starling::predict {
-
-// Its value is base64 on the wire, as of every "-bin" header.
-inline constexpr std::string_view kOrcaTrailer = "endpoint-load-metrics-bin";
 
 // One report. Shares are 0 to 1 but for `utilization`, which may be more when runs end in bunches.
 struct OrcaReport {
