@@ -13,6 +13,8 @@ using std::chrono::microseconds;
 constexpr std::int64_t kQuickUs = 50;
 // A batch must save a row at least this much to be worth handing its requests to another thread.
 constexpr std::int64_t kGatherGainUs = 4;
+// Of quick runs on the thread of a caller, who has more to do.
+constexpr int kTurnsMax = 32;
 constexpr int kWarmUpRuns = static_cast<int>(ExecutionTime::kWindow);
 constexpr std::int64_t kWarmUpBudgetUs = 200'000;
 // Stands for a free dimension while warming up; detectors resize, so their time hardly depends on it.
@@ -81,6 +83,9 @@ std::string thrown_by(const Step& step) {
     return "it threw what is no exception";
   }
 }
+
+// The model that this thread runs a batch of, to look at its queue again right after.
+thread_local const Model* running_here = nullptr;
 
 Status cancelled_status() { return {Reason::kCancelled, "cancelled by the caller", 0, {}}; }
 
@@ -245,7 +250,7 @@ Admission Model::admit(Request& request, TimePoint now, int& slot, Status& close
     }
     last_try_ = now;
   }
-  if (quick_ && !(gathers_ && request.crowded) && scheduler_.empty() && has_slot()) {
+  if (quick_ && !(gathers_ && Round::current() != nullptr) && scheduler_.empty() && has_slot()) {
     admission.refusal = scheduler_.check_alone(request, now, request.predicted_us);
     if (admission.refusal.ok()) slot = take_slot(times_.bucket_for(request.rows), now);
     return admission;
@@ -352,7 +357,7 @@ void Model::submit(Request& request) {
     const std::lock_guard lock(mutex_);
     if (enter_sequence(request, now, status)) {
       admission = admit(request, now, slot, status);
-      wakes = slot < 0 && calls_worker();
+      wakes = slot < 0 && !put_off() && calls_worker();
     }
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
@@ -391,6 +396,56 @@ bool Model::calls_worker() {
   return true;
 }
 
+// With mutex_ held: true when this thread will look at the queue itself, so that no worker need be woken for it.
+bool Model::put_off() {
+  auto* round = gathers_ ? Round::current() : nullptr;
+  if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) return false;
+  round->put_off(weak_from_this(), this);
+  return true;
+}
+
+// With mutex_ held.
+Model::Turn Model::next_turn(TimePoint now) {
+  Turn turn;
+  if (sequences_) {
+    sequences_->sweep(now);
+    for (Request* request : sequences_->purge(now)) turn.refused.emplace_back(request, expired_status(*request, now));
+    take_turns(now, turn.refused);
+    turn.wake = sequences_->next_deadline();
+  }
+  turn.purged = scheduler_.purge(now);
+  if (has_slot()) {
+    auto next = scheduler_.next(now);
+    turn.requests = std::move(next.requests);
+    if (!turn.requests.empty()) turn.slot = take_slot(next.bucket, now);
+    turn.wake = std::min(turn.wake, next.wake);
+  }
+  turn.wake = std::min(turn.wake, scheduler_.next_deadline());
+  if (is_settled()) settled_.notify_all();
+  return turn;
+}
+
+// A quick model's next batch is as well run by the thread that is there as by one that has to be woken.
+void Model::take(Turn&& turn) {
+  running_here = quick_ ? this : nullptr;
+  dispose(turn.purged);
+  for (auto& [request, status] : turn.refused) refuse(*request, std::move(status));
+  if (turn.slot >= 0) run(turn.slot, std::move(turn.requests));
+  running_here = nullptr;
+}
+
+void Model::run_waiting() {
+  std::unique_lock lock(mutex_);
+  for (int turns = 0; turns < kTurnsMax && !stopping_; ++turns) {
+    auto turn = next_turn(Clock::now());
+    if (turn.empty()) break;
+    lock.unlock();
+    take(std::move(turn));
+    lock.lock();
+  }
+  call_worker();
+}
+
 // Every worker does whatever is next: answer what is not worth computing, run a batch, or sleep until one of
 // both may be due.
 void Model::work(std::size_t worker) {
@@ -404,35 +459,17 @@ void Model::work(std::size_t worker) {
     const auto slice = std::min<Clock::duration>(kWaitSlice, microseconds(config_.watchdog_us / 2 + 1));
     auto wake = std::min(now + slice, give_up_hung_runs(now, given_up));
     if (pilot_) wake = std::min(wake, pilot_->next_due());
-    std::vector<Refused> refused;
-    if (sequences_) {
-      sequences_->sweep(now);
-      for (Request* request : sequences_->purge(now)) refused.emplace_back(request, expired_status(*request, now));
-      take_turns(now, refused);
-      wake = std::min(wake, sequences_->next_deadline());
-    }
-    const auto purged = scheduler_.purge(now);
-    int slot = -1;
-    std::vector<Request*> requests;
-    if (has_slot()) {
-      auto next = scheduler_.next(now);
-      requests = std::move(next.requests);
-      if (!requests.empty()) slot = take_slot(next.bucket, now);
-      wake = std::min(wake, next.wake);
-    }
-    if (is_settled()) settled_.notify_all();
-    if (slot < 0 && purged.empty() && given_up.empty() && refused.empty()) {
-      sleeping_[worker] = std::min(wake, scheduler_.next_deadline());
+    auto turn = next_turn(now);
+    if (turn.empty() && given_up.empty()) {
+      sleeping_[worker] = std::min(wake, turn.wake);
       ready_.wait_until(lock, sleeping_[worker]);
       sleeping_[worker] = TimePoint::max();
       continue;
     }
     call_worker();  // for another slot, or for the deadlines, while this one is busy
     lock.unlock();
-    dispose(purged);
-    for (auto& [request, status] : refused) refuse(*request, std::move(status));
     fail(given_up, "a run took longer than " + std::to_string(config_.watchdog_us) + " us and was given up");
-    if (slot >= 0) run(slot, std::move(requests));
+    take(std::move(turn));
     lock.lock();
   }
 }
@@ -501,7 +538,7 @@ void Model::free_slot(int index, TimePoint now) {
   slot.abandoned = false;
   slot.free_since = now;
   free_slots_.push_back(index);
-  call_worker();
+  if (running_here != this) call_worker();
   if (!admitting_) settled_.notify_all();
 }
 

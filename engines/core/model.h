@@ -12,6 +12,7 @@
 #include "model_config.h"
 #include "model_stats.h"
 #include "pilot.h"
+#include "round.h"
 
 namespace starling {
 
@@ -23,18 +24,22 @@ struct SequenceStats {
 };
 
 // Thread-safe. Construct, then warm_up(), then submit(); drain() before the last reference goes.
-class Model {
+class Model final : public Round::Work, public std::enable_shared_from_this<Model> {
  public:
   Model(ModelConfig config, std::unique_ptr<Engine> engine);
-  ~Model();
+  ~Model() override;
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
   // Runs every bucket on zeros until its time is known; throws Error(kEngineFailed).
   void warm_up();
 
-  // Takes the request over: complete() will be called exactly once, maybe before this returns.
+  // Takes the request over: complete() will be called exactly once, maybe before this returns. A quick model runs it on
+  // this thread, at once or, where batches pay and the thread has a Round, with all others of that.
   void submit(Request& request);
+
+  // Runs batches of what waits, on this thread.
+  void run_waiting() override;
 
   // Takes a queued request out and completes it with kCancelled; a running one just loses its answer.
   void cancel(Request& request);
@@ -86,6 +91,16 @@ class Model {
 
   using Refused = std::pair<Request*, Status>;
 
+  // What a thread that looks at the queue has to do: refuse what is not worth computing any more, run a batch.
+  struct Turn {
+    std::vector<Refused> refused;
+    Purged purged;
+    std::vector<Request*> requests;
+    int slot = -1;                      // to run them in; < 0: nothing to run
+    TimePoint wake = TimePoint::max();  // when to look again if nothing else happens
+    bool empty() const noexcept { return slot < 0 && purged.empty() && refused.empty(); }
+  };
+
   bool steer(std::unique_lock<std::mutex>& lock, TimePoint now);
   PilotCounters count_for_pilot() const noexcept;
   int slots_in_use() const noexcept;
@@ -101,6 +116,9 @@ class Model {
   bool is_settled() const noexcept;
   Status expired_status(const Request& request, TimePoint now) const;
   void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
+  Turn next_turn(TimePoint now);
+  void take(Turn&& turn);
+  bool put_off();
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);

@@ -126,7 +126,6 @@ class Request {
   bool sequence_end = false;
   std::uint64_t size_bytes = 0;
   std::int64_t predicted_us = 0;             // completion as predicted at admission, from arrival
-  bool crowded = false;                      // others are on their way beside it: better run with them than at once
   std::shared_ptr<Sequence> sequence_state;  // while the model that holds it has it in the line of a sequence
 
   // The stream, whoever else uses its name: tenants choose names without knowing of each other. No header holds a

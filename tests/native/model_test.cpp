@@ -104,24 +104,63 @@ class TinyEngine final : public Engine {
   IdentityEngine inner_;
 };
 
-TEST(Model, QuickRunStaysOnTheCallersThreadUnlessOthersComeWithIt) {
-  auto model = std::make_unique<Model>(echo_config(), std::make_unique<TinyEngine>(echo_config().signature));
+std::shared_ptr<Model> make_tiny() {
+  auto model = std::make_shared<Model>(echo_config(), std::make_unique<TinyEngine>(echo_config().signature));
   model->warm_up();
+  return model;
+}
+
+TEST(Model, QuickRunStaysOnTheCallersThread) {
+  const auto model = make_tiny();
   ASSERT_TRUE(model->is_quick());
   TestRequest alone;
   model->submit(alone);
   ASSERT_TRUE(alone.done());
   EXPECT_EQ(alone.answered_on, std::this_thread::get_id());
+}
+
+TEST(Model, QuickRequestsOfOneRoundRunTogetherOnTheCallersThread) {
+  const auto model = make_tiny();
+  Round round;
   std::vector<std::unique_ptr<TestRequest>> together;
   for (int i = 0; i < 50; ++i) {
     together.push_back(std::make_unique<TestRequest>(1, 4, static_cast<float>(i)));
-    together.back()->crowded = true;
     model->submit(*together.back());
   }
+  EXPECT_TRUE(round.run());
   for (const auto& request : together) {
-    EXPECT_EQ(floats(request->wait().outputs[0]), request->values());
-    EXPECT_NE(request->answered_on, std::this_thread::get_id());
+    const auto& result = request->wait();
+    EXPECT_EQ(floats(result.outputs[0]), request->values());
+    EXPECT_GT(result.timing.batch_size, 1);
+    EXPECT_EQ(request->answered_on, std::this_thread::get_id());
   }
+  EXPECT_FALSE(round.run());
+}
+
+TEST(Model, RoundOutlivesAModelThatIsUnloadedInTheMiddle) {
+  Round round;
+  TestRequest request;
+  {
+    const auto model = make_tiny();
+    model->submit(request);
+    model->drain(Clock::now());
+  }
+  EXPECT_EQ(request.wait().status.reason, Reason::kDraining);
+  round.run();
+}
+
+TEST(Model, ARoundLeavesWhatIsTooMuchForItToAWorker) {
+  const auto model = make_tiny();
+  Round round;
+  std::vector<std::unique_ptr<TestRequest>> together;
+  for (int i = 0; i < 250; ++i) {
+    together.push_back(std::make_unique<TestRequest>(4, 1, 0));
+    together.back()->deadline = Clock::now() + std::chrono::seconds(30);
+    model->submit(*together.back());
+  }
+  round.run();
+  for (const auto& request : together) EXPECT_TRUE(request->wait().status.ok());
+  EXPECT_NE(together.back()->answered_on, std::this_thread::get_id());
 }
 
 TEST(Model, RequestsWithoutAPriorityGetTheModelsOwn) {

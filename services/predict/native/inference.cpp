@@ -62,7 +62,6 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer, std:
   for (const auto& bytes : view_.owned) copied += bytes->size();
   node_.bytes_in.passed.fetch_add(size_bytes, std::memory_order_relaxed);
   if (copied > 0) node_.bytes_in.copied.fetch_add(copied, std::memory_order_relaxed);
-  crowded = node_.requests.load(std::memory_order_relaxed) > 1;
   priority = view_.priority;
   tenant = std::move(payer);
   stream_id = view_.stream_id;

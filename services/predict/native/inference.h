@@ -21,8 +21,7 @@ class Inference : public Request {
   void abandon();
 
  protected:
-  explicit Inference(Node& node) : node_(node) { node_.requests.fetch_add(1, std::memory_order_relaxed); }
-  ~Inference() override { node_.requests.fetch_sub(1, std::memory_order_relaxed); }
+  explicit Inference(Node& node) : node_(node) {}
 
   // `parsed` is what parsing the message into `view` said; `routed` is "NAME:VERSION", the version of requests for that
   // model which name none, or empty. `arrival` and `deadline` are set.

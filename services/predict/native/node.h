@@ -80,9 +80,6 @@ class Node {
   // Returns the calls left.
   std::int64_t drain(TimePoint until);
 
-  // Requests between their arrival and the end of their answer, which one stream may have several of.
-  std::atomic<std::int64_t> requests{0};
-
   std::int64_t calls() const noexcept { return calls_.load(); }
   std::atomic<std::uint64_t> malformed{0};                // requests that could not be parsed
   mutable std::atomic<std::uint64_t> model_not_found{0};  // requests for a version that is not loaded

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "round.h"
+
 namespace starling::transport {
 namespace {
 
@@ -116,7 +118,9 @@ void EventLoop::work() {
 }
 
 void EventLoop::turn() {
+  Round round;
   wait();
+  round.run();
   // Answers of calls that ended while their messages were read go out with the same write.
   do {
     take_posts();
@@ -130,7 +134,7 @@ void EventLoop::turn() {
       delete connection;  // NOLINT: owned by the set, erased from it now
     }
     closing_.clear();
-  } while (!taken_.empty());
+  } while (round.run() || !taken_.empty());
 }
 
 void EventLoop::wait() {
