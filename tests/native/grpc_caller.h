@@ -124,7 +124,7 @@ class Caller {
       pairs.push_back({reinterpret_cast<std::uint8_t*>(name.data()), reinterpret_cast<std::uint8_t*>(value.data()),
                        name.size(), value.size(), NGHTTP2_NV_FLAG_NONE});
     }
-    auto& sending = bodies_.emplace_back(std::make_unique<Body>(Body{std::move(body), 0, ends}));
+    auto sending = std::make_unique<Body>(Body{std::move(body), 0, ends});
     nghttp2_data_provider provider{};
     provider.source.ptr = sending.get();
     provider.read_callback = [](nghttp2_session*, std::int32_t, std::uint8_t* out, std::size_t room,
@@ -138,8 +138,16 @@ class Caller {
       return static_cast<ssize_t>(size);
     };
     const auto id = nghttp2_submit_request(session_, nullptr, pairs.data(), pairs.size(), &provider, nullptr);
+    bodies_[id] = std::move(sending);
     flush();
     return id;
+  }
+
+  // Half-closes a call that was started without an end.
+  void end(std::int32_t id) {
+    bodies_.at(id)->ends = true;
+    nghttp2_session_resume_data(session_, id);
+    flush();
   }
 
   void reset(std::int32_t id) {
@@ -204,7 +212,7 @@ class Caller {
   const int fd_;
   nghttp2_session* session_ = nullptr;
   std::string out_;
-  std::vector<std::unique_ptr<Body>> bodies_;
+  std::map<std::int32_t, std::unique_ptr<Body>> bodies_;
   std::map<std::int32_t, Reply> replies_;
 };
 

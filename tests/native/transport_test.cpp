@@ -41,6 +41,7 @@ struct Seen {
   std::atomic<int> messages{0};
   std::atomic<int> cancelled{0};
   std::atomic<int> deleted{0};
+  std::atomic<std::uint64_t> copied{0};  // bytes of messages outside of the memory that they were read into
 };
 
 // Answers with its message: at once, or from a thread of its own.
@@ -96,6 +97,31 @@ class EchoStream final : public Call {
   bool finished_ = false;
 };
 
+// Keeps the messages of a stream until the caller says that there are no more, then answers all of them.
+class KeepingStream final : public Call {
+ public:
+  explicit KeepingStream(Seen& seen) : seen_(seen) {}
+  ~KeepingStream() override { ++seen_.deleted; }
+  void on_message(Message&& message) override {
+    ++seen_.messages;
+    seen_.copied += message.copied();
+    kept_.push_back(std::move(message));
+  }
+  void on_half_close() override {
+    for (const auto& message : kept_) send(writer_of(text_of(message)));
+    finished_ = true;
+    finish(Ending{});
+  }
+  void on_cancel() override {
+    if (!finished_) finish(Ending{});
+  }
+
+ private:
+  Seen& seen_;
+  std::vector<Message> kept_;
+  bool finished_ = false;
+};
+
 // Never answers until its caller leaves.
 class SilentCall final : public Call {
  public:
@@ -119,6 +145,7 @@ class Transport : public ::testing::Test {
     methods.by_name["/echo/here"] = {[this](CallHead&&) { return std::make_unique<EchoCall>(seen, false); }, 0};
     methods.by_name["/echo/elsewhere"] = {[this](CallHead&&) { return std::make_unique<EchoCall>(seen, true); }, 0};
     methods.by_name["/echo/stream"] = {[this](CallHead&&) { return std::make_unique<EchoStream>(seen); }, 4};
+    methods.by_name["/keep/stream"] = {[this](CallHead&&) { return std::make_unique<KeepingStream>(seen); }, 1000};
     methods.by_name["/silent/stream"] = {[this](CallHead&&) { return std::make_unique<SilentCall>(seen); }, 2};
     methods.unknown = {[this](CallHead&&) { return std::make_unique<SilentCall>(seen); }, 0};
     GrpcServerOptions options;
@@ -173,6 +200,63 @@ TEST_F(Transport, LargeMessagesCrossWindowsBothWays) {
   std::string large(5'000'000, 'x');
   for (std::size_t i = 0; i < large.size(); ++i) large[i] = static_cast<char>(i * 7 + i / 251);
   EXPECT_EQ(caller.finish(caller.start("/echo/elsewhere", framed(large))).messages(), std::vector{large});
+}
+
+// Patterns that differ, of sizes from nothing to many reads.
+std::vector<std::string> patterns(int count) {
+  std::vector<std::string> out;
+  for (int i = 0; i < count; ++i) {
+    std::string text(static_cast<std::size_t>(i % 7 == 0 ? i * 4001 : i * 13 % 3000), '\0');
+    for (std::size_t at = 0; at < text.size(); ++at) text[at] = static_cast<char>(at * 31 + at / 253 + i);
+    out.push_back(std::move(text));
+  }
+  return out;
+}
+
+std::string framed_all(const std::vector<std::string>& messages) {
+  std::string out;
+  for (const auto& message : messages) out += framed(message);
+  return out;
+}
+
+TEST_F(Transport, KeptMessagesStayWhatTheyWereWhileOthersCome) {
+  start();
+  const auto sent = patterns(200);
+  Caller keeping(server->port());
+  const auto kept = keeping.start("/keep/stream", framed_all(sent), false);
+  ASSERT_TRUE(keeping.wait([&] { return seen.messages == 200; }));
+  Caller caller(server->port());
+  for (const auto& text : patterns(60)) {
+    EXPECT_EQ(caller.finish(caller.start("/echo/here", framed(text))).messages(), std::vector{text});
+  }
+  keeping.end(kept);
+  EXPECT_TRUE(keeping.finish(kept).messages() == sent);
+  std::uint64_t bytes = 0;
+  for (const auto& text : sent) bytes += text.size();
+  EXPECT_LT(seen.copied, bytes / 20) << "more than what lies at the edges of reads";
+}
+
+TEST_F(Transport, MessagesAreCopiedWhenNoMemoryCanBeKeptForThem) {
+  start(1, 200 << 10);  // less than one slab
+  Caller caller(server->port());
+  for (const auto& text : patterns(40)) {
+    EXPECT_EQ(caller.finish(caller.start("/echo/here", framed(text))).messages(), std::vector{text});
+  }
+  const auto kept = patterns(20);
+  EXPECT_TRUE(caller.finish(caller.start("/keep/stream", framed_all(kept))).messages() == kept);
+  std::uint64_t bytes = 0;
+  for (const auto& text : kept) bytes += text.size();
+  EXPECT_EQ(seen.copied, bytes);
+}
+
+TEST_F(Transport, KeptMessagesUseUpTheBudgetAndGiveItBack) {
+  start(1, 4 << 20);
+  Caller keeping(server->port());
+  const std::string large(700'000, 'x');
+  const auto kept = keeping.start("/keep/stream", framed_all(std::vector(7, large)));
+  EXPECT_EQ(keeping.finish(kept).headers.at("grpc-status"), "8");
+  ASSERT_TRUE(eventually([&] { return seen.deleted == 1; }));
+  EXPECT_EQ(keeping.finish(keeping.start("/keep/stream", framed_all({large}))).headers.at("grpc-status"), "0");
 }
 
 TEST_F(Transport, ManyCallsOfManyConnectionsAreAnsweredFromOtherThreads) {

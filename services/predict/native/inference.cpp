@@ -58,7 +58,7 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer, std:
   inputs = std::move(view_.inputs);
   if (auto status = open_regions(); !status.ok()) return refuse(status);
   for (const auto& input : inputs) size_bytes += input.size_bytes;
-  std::uint64_t copied = 0;
+  auto copied = view_.copied;
   for (const auto& bytes : view_.owned) copied += bytes->size();
   node_.bytes_in.passed.fetch_add(size_bytes, std::memory_order_relaxed);
   if (copied > 0) node_.bytes_in.copied.fetch_add(copied, std::memory_order_relaxed);

@@ -54,6 +54,7 @@ struct RequestView {
   std::optional<CachePolicy> cache;
   std::vector<Alternative> allow;
   std::vector<std::shared_ptr<const Buffer>> owned;
+  std::uint64_t copied = 0;  // bytes of the message that were copied on their way here
 };
 
 inline constexpr std::size_t kNameMax = 256;

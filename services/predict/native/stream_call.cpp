@@ -81,6 +81,7 @@ void StreamCall::Item::run() {
   deadline = call_.deadline_;
   RequestView request;
   auto parsed = call_.codec_.parse_streamed(message_.spans(), request);
+  request.copied = message_.copied();
   start(std::move(parsed), std::move(request), call_.tenant_, call_.routed_);
 }
 

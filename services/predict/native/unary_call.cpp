@@ -22,6 +22,7 @@ void UnaryCall::on_message(transport::Message&& message) {
   arrival = Clock::now();
   RequestView request;
   auto parsed = codec_.parse(message_.spans(), request);
+  request.copied = message_.copied();
   start(std::move(parsed), std::move(request), std::move(tenant_), routed_);
 }
 

@@ -144,18 +144,19 @@ class Answers {
 };
 
 struct Server {
-  Server() {
+  explicit Server(std::uint64_t received_bytes_max) : budget(received_bytes_max) {
     methods.by_name["/echo"] = {[this](CallHead&&) { return std::make_unique<Echo>(alive); }, 0};
     methods.by_name["/later"] = {[this](CallHead&&) { return std::make_unique<Later>(waiting); }, Later::kWindow};
     methods.unknown = {[this](CallHead&&) { return std::make_unique<Echo>(alive); }, 0};
     health.add_methods(methods);
     orca.add_methods(methods);
   }
-  bool idle() const { return alive == 0 && waiting.empty() && budget.taken() == 0; }
+  // Nothing is left but the memory that it reads to.
+  bool idle() const { return alive == 0 && waiting.empty() && budget.taken() % transport::Slab::kBytes == 0; }
 
-  transport::EventLoop loop;
   transport::ConnectionOptions options{1 << 12, 4};
-  transport::ReceiveBudget budget{1 << 14};
+  transport::ReceiveBudget budget;
+  transport::EventLoop loop{budget};
   predict::Health health{{""}};
   predict::OrcaMeter meter{nullptr};
   predict::OrcaService orca{meter, "node"};
@@ -219,8 +220,10 @@ std::shared_ptr<const std::string> starling::predict::OrcaMeter::report(TimePoin
 namespace starling::fuzz {
 
 void fuzz_connection(std::size_t step, Bytes bytes) {
-  static Server server;
+  static Server copying(1 << 14);  // no memory to keep what was read where it is
+  static Server keeping(1 << 20);
   if (bytes.empty()) return;
+  auto& server = bytes[0] % 4 < 2 ? copying : keeping;
   Peer peer(server, 1 + std::size_t{bytes[0]} * 16);
   step = std::max(step, bytes.size() / kPiecesMax);
   peer.send(kPreface);

@@ -18,7 +18,7 @@ constexpr std::int32_t kConnectionWindow = 16 << 20;
 constexpr std::uint32_t kHeaderBytesMax = 32 << 10;
 constexpr std::size_t kOutBytesMax = 1 << 20;   // beyond it, answers stay with their streams
 constexpr std::size_t kOwnPieceMax = 64 << 10;  // small frames of many calls share a piece up to this
-constexpr std::size_t kReadsMax = 4;            // of kReadBytes, then other connections have their turn
+constexpr std::size_t kReadsMax = 4;            // in a row, then other connections have their turn
 constexpr std::size_t kPiecesMax = 64;          // of one write
 constexpr std::size_t kPrefixBytes = 5;
 constexpr std::chrono::seconds kGreetingMax{10};
@@ -70,11 +70,47 @@ Ending too_much() { return {8, "too many bytes of requests are on their way to t
 }  // namespace
 
 struct Stream {
+  struct Held {
+    std::span<const std::uint8_t> left;
+    SlabRef slab;
+    std::vector<std::uint8_t> copy;  // where no slab keeps them
+  };
+  // A part smaller than this is copied and not kept where it is, so that many of them share some memory.
+  static constexpr std::size_t kHeldCopy = 4096;
+
   Stream(Connection& owner, std::int32_t number, ReceiveBudget& receive_budget, std::uint64_t bytes_max)
       : connection(&owner), id(number), budget(receive_budget), reader(receive_budget, bytes_max) {}
-  ~Stream() { budget.give_back(held_bytes); }
+  ~Stream() {
+    while (!held.empty()) let_go();
+  }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
+
+  // Keeps data for later; false when there is no memory for it.
+  bool hold(std::span<const std::uint8_t> data, const SlabRef& slab) {
+    if (slab && data.size() >= kHeldCopy) {
+      held.push_back({data, slab, {}});
+      return true;
+    }
+    const auto fits = [&](const std::vector<std::uint8_t>& copy) {
+      return copy.capacity() - copy.size() >= data.size();
+    };
+    if (held.empty() || !fits(held.back().copy)) {
+      std::vector<std::uint8_t> copy;
+      copy.reserve(std::max(data.size(), kHeldCopy));
+      if (!budget.take(copy.capacity())) return false;
+      held.push_back({{copy.data(), 0}, {}, std::move(copy)});
+    }
+    auto& last = held.back();
+    last.copy.insert(last.copy.end(), data.begin(), data.end());
+    last.left = {last.left.data(), last.left.size() + data.size()};
+    return true;
+  }
+  // Forgets the first of them.
+  void let_go() {
+    budget.give_back(held.front().copy.capacity());
+    held.pop_front();
+  }
 
   bool is_full() const noexcept { return window > 0 && unanswered >= window; }
 
@@ -94,9 +130,7 @@ struct Stream {
   int unanswered = 0;
   ReceiveBudget& budget;
   MessageReader reader;
-  std::deque<std::vector<std::uint8_t>> held;  // data that came while the window was full
-  std::size_t held_offset = 0;                 // taken of the first one
-  std::size_t held_bytes = 0;
+  std::deque<Held> held;           // data that came while the window was full
   std::optional<Message> message;  // of a unary call, until its end has come
   bool half_closed = false;
   bool told_half_closed = false;
@@ -294,16 +328,18 @@ void Connection::on_ready(std::uint32_t events) {
 }
 
 void Connection::read() {
-  const auto buffer = loop_.read_buffer();
+  auto& memory = loop_.memory();
   // A peer that does not read its answers is not read from either.
   for (std::size_t reads = 0; reads < kReadsMax && !closing_ && out_bytes_ < kOutBytesMax; ++reads) {
     std::size_t size = 0;
-    const auto state = socket_.read(buffer, size);
+    const auto room = memory.room();
+    const auto state = socket_.read(room, size);
+    memory.filled(size);
     if (state == Socket::State::kClosed) return close();
     if (state == Socket::State::kAgain) break;
-    if (nghttp2_session_mem_recv(session_.get(), buffer.data(), size) < 0) return close();
+    if (nghttp2_session_mem_recv(session_.get(), room.data(), size) < 0) return close();
     set_dirty();
-    if (tls_ == nullptr && size < buffer.size()) break;
+    if (tls_ == nullptr && size < room.size()) break;
   }
   // What TLS holds decrypted, epoll does not see.
   if (!closing_ && socket_.has_pending()) loop_.read_again(*this);
@@ -381,19 +417,17 @@ void Connection::on_head(Stream& stream) {
 
 // Bytes that are not taken stay with the stream, and its window stays closed by them.
 void Connection::on_data(Stream& stream, std::span<const std::uint8_t> data) {
-  if (stream.held.empty()) data = data.subspan(take(stream, data));
-  if (data.empty()) return;
-  if (!budget_.take(data.size())) return end(stream, too_much());
-  stream.held_bytes += data.size();
-  stream.held.emplace_back(data.begin(), data.end());
+  const auto& slab = loop_.memory().slab();
+  if (stream.held.empty()) data = data.subspan(take(stream, data, slab));
+  if (!data.empty() && !stream.hold(data, slab)) end(stream, too_much());
 }
 
 // Reads messages while the stream's window has room; returns the bytes that this used up.
-std::size_t Connection::take(Stream& stream, std::span<const std::uint8_t> data) {
+std::size_t Connection::take(Stream& stream, std::span<const std::uint8_t> data, const SlabRef& slab) {
   const auto size = data.size();
   while (!data.empty() && stream.call != nullptr && !stream.is_full()) {
     Message message;
-    switch (stream.reader.read(data, message)) {
+    switch (stream.reader.read(data, message, slab)) {
       case MessageReader::Step::kMore:
         break;
       case MessageReader::Step::kMessage:
@@ -429,13 +463,9 @@ std::size_t Connection::take(Stream& stream, std::span<const std::uint8_t> data)
 void Connection::resume(Stream& stream) {
   while (!stream.held.empty()) {
     auto& front = stream.held.front();
-    const auto used = take(stream, std::span(front).subspan(stream.held_offset));
-    stream.held_offset += used;
-    if (stream.held_offset < front.size()) return;
-    stream.held_bytes -= front.size();
-    budget_.give_back(front.size());
-    stream.held.pop_front();
-    stream.held_offset = 0;
+    front.left = front.left.subspan(take(stream, front.left, front.slab));
+    if (!front.left.empty()) return;
+    stream.let_go();
   }
   if (stream.half_closed) on_half_close(stream);
 }

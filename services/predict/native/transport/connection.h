@@ -55,7 +55,7 @@ class Connection {
   void on_header(Stream& stream, std::string_view name, std::string_view value);
   void on_head(Stream& stream);
   void on_data(Stream& stream, std::span<const std::uint8_t> data);
-  std::size_t take(Stream& stream, std::span<const std::uint8_t> data);
+  std::size_t take(Stream& stream, std::span<const std::uint8_t> data, const SlabRef& slab);
   void resume(Stream& stream);
   void on_half_close(Stream& stream);
   void on_closed(Stream& stream);

@@ -27,17 +27,17 @@ std::uint64_t tag(std::function<void()>* ready) { return reinterpret_cast<std::u
 
 }  // namespace
 
-EventLoop::EventLoop()
+EventLoop::EventLoop(ReceiveBudget& budget)
     : epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       wakeup_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
-      buffer_(kReadBytes) {
+      memory_(budget) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = 0;
   epoll_ctl(epoll_, EPOLL_CTL_ADD, wakeup_, &event);
 }
 
-EventLoop::EventLoop(const std::string& name) : EventLoop() {
+EventLoop::EventLoop(ReceiveBudget& budget, const std::string& name) : EventLoop(budget) {
   thread_ = std::thread([this] { work(); });
   pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
 }

@@ -28,12 +28,10 @@ struct Post {
 // Its connections and their calls belong to its thread alone; post() and run() may be called by any.
 class EventLoop {
  public:
-  static constexpr std::size_t kReadBytes = 256 << 10;
-
   // With a thread of its own.
-  explicit EventLoop(const std::string& name);
+  EventLoop(ReceiveBudget& budget, const std::string& name);
   // Without: the caller's thread is the loop's whenever it calls turn().
-  EventLoop();
+  explicit EventLoop(ReceiveBudget& budget);
   // Every call has ended.
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
@@ -62,7 +60,7 @@ class EventLoop {
   void close_later(Connection& connection) { closing_.push_back(&connection); }
   void call_made() noexcept { ++calls_; }
   void call_ended() noexcept { --calls_; }
-  std::span<std::uint8_t> read_buffer() noexcept { return buffer_; }
+  ReceiveMemory& memory() noexcept { return memory_; }
 
   using Timer = std::pair<TimePoint, std::function<void()>*>;
   void add_timer(const Timer& timer) { timers_.insert(timer); }
@@ -77,7 +75,7 @@ class EventLoop {
 
   const int epoll_;
   const int wakeup_;
-  std::vector<std::uint8_t> buffer_;
+  ReceiveMemory memory_;
   std::unordered_set<Connection*> connections_;  // owned
   std::vector<Connection*> dirty_;
   std::vector<Connection*> closing_;

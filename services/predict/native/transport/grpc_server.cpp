@@ -64,7 +64,7 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, Methods methods, const 
     : options_(options), methods_(std::move(methods)), tls_(tls), budget_(options.received_bytes_max) {
   listen(options_.address);
   for (int i = 0; i < std::max(1, options_.threads); ++i) {
-    loops_.push_back(std::make_unique<EventLoop>("starling-io-" + std::to_string(i)));
+    loops_.push_back(std::make_unique<EventLoop>(budget_, "starling-io-" + std::to_string(i)));
   }
   auto& first = *loops_.front();
   for (auto& listener : listeners_) {

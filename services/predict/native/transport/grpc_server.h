@@ -16,7 +16,7 @@ struct GrpcServerOptions {
   std::string address;  // host:port; port 0 picks a free one
   ConnectionOptions connection;
   std::size_t connections_max = 16'384;
-  std::uint64_t received_bytes_max = std::uint64_t{1} << 30;  // of messages that have not wholly arrived
+  std::uint64_t received_bytes_max = std::uint64_t{1} << 30;  // of messages, and of the memory that they keep
   int threads = 1;
 };
 

@@ -8,7 +8,10 @@
 namespace starling::transport {
 namespace {
 
-constexpr std::uint64_t kFirstPiece = 1 << 20;
+// Small parts of a message share a piece of this size; greater ones stay where they were read to.
+constexpr std::uint64_t kOwnPiece = 4096;
+constexpr std::uint64_t kReferMin = 1024;
+constexpr std::size_t kInflatedPieceMax = 1 << 20;
 
 // Decompresses into pieces that double; false when it is malformed, kTooLarge by `bytes_max`.
 MessageReader::Step inflate_message(const Spans& in, Encoding encoding, std::uint64_t bytes_max, Message& out) {
@@ -31,7 +34,7 @@ MessageReader::Step inflate_message(const Spans& in, Encoding encoding, std::uin
         stream.next_out = room.data();
         stream.avail_out = static_cast<unsigned>(room.size());
         produced += piece;
-        piece = std::min<std::size_t>(piece * 2, kFirstPiece);
+        piece = std::min(piece * 2, kInflatedPieceMax);
       }
       result = inflate(&stream, Z_NO_FLUSH);
       if (result == Z_BUF_ERROR) result = stream.avail_out == 0 ? Z_OK : Z_BUF_ERROR;
@@ -52,13 +55,18 @@ MessageReader::Step inflate_message(const Spans& in, Encoding encoding, std::uin
 std::span<std::uint8_t> Message::extend(std::size_t size) {
   pieces_.push_back(std::make_unique_for_overwrite<std::uint8_t[]>(size));
   spans_.emplace_back(pieces_.back().get(), size);
+  copied_ += size;
   return {pieces_.back().get(), size};
 }
 
-bool ReceiveBudget::take(std::uint64_t bytes) noexcept {
-  if (taken_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= bytes_max_) return true;
-  give_back(bytes);
-  return false;
+void Message::refer(std::span<const std::uint8_t> bytes, const SlabRef& slab) {
+  spans_.push_back(bytes);
+  if (slabs_.empty() || slabs_.back() != slab) slabs_.push_back(slab);
+}
+
+void Message::trim_last(std::size_t size) {
+  copied_ -= spans_.back().size() - size;
+  spans_.back() = spans_.back().first(size);
 }
 
 Encoding encoding_from_name(std::string_view name) noexcept {
@@ -68,7 +76,7 @@ Encoding encoding_from_name(std::string_view name) noexcept {
   return Encoding::kUnknown;
 }
 
-MessageReader::Step MessageReader::read(std::span<const std::uint8_t>& data, Message& out) {
+MessageReader::Step MessageReader::read(std::span<const std::uint8_t>& data, Message& out, const SlabRef& slab) {
   if (prefix_size_ < prefix_.size()) {
     const auto taken = std::min(prefix_.size() - prefix_size_, data.size());
     std::memcpy(prefix_.data() + prefix_size_, data.data(), taken);
@@ -82,8 +90,17 @@ MessageReader::Step MessageReader::read(std::span<const std::uint8_t>& data, Mes
     if (size_ > bytes_max_) return Step::kTooLarge;
   }
   while (left_ > 0 && !data.empty()) {
+    const auto part = data.first(std::min<std::uint64_t>(left_, data.size()));
+    if (slab && (part.size() == size_ || part.size() >= kReferMin)) {
+      if (!room_.empty()) message_.trim_last(message_.spans().back().size() - room_.size());
+      room_ = {};
+      message_.refer(part, slab);
+      data = data.subspan(part.size());
+      left_ -= part.size();
+      continue;
+    }
     if (room_.empty()) {
-      const auto piece = std::min(left_, message_.spans().empty() ? kFirstPiece : left_);
+      const auto piece = std::min(left_, std::max<std::uint64_t>(part.size(), kOwnPiece));
       if (!budget_.take(piece)) return Step::kNoMemory;
       held_ += piece;
       room_ = message_.extend(piece);

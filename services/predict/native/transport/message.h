@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -10,36 +9,31 @@
 #include <vector>
 
 #include "request.h"
+#include "slab.h"
 
 namespace starling::transport {
 
-// A received message: pieces in order, each with its own memory. Spans stay valid when it is moved.
+// A received message: pieces in order, in the memory that the socket was read into or in its own. Spans stay valid when
+// it is moved.
 class Message {
  public:
   const Spans& spans() const noexcept { return spans_; }
+  // Bytes of it that lie in its own memory.
+  std::uint64_t copied() const noexcept { return copied_; }
+
+  // Bytes of a slab at its end.
+  void refer(std::span<const std::uint8_t> bytes, const SlabRef& slab);
 
   // Uninitialised memory at its end.
   std::span<std::uint8_t> extend(std::size_t size);
-  // Keeps only the first `size` bytes of the last piece.
-  void trim_last(std::size_t size) { spans_.back() = spans_.back().first(size); }
+  // Keeps only the first `size` bytes of the last piece, which is its own.
+  void trim_last(std::size_t size);
 
  private:
   std::vector<std::unique_ptr<std::uint8_t[]>> pieces_;
+  std::vector<SlabRef> slabs_;
   Spans spans_;
-};
-
-// Bytes of messages that have not wholly arrived, of all connections of a server together. Thread-safe.
-class ReceiveBudget {
- public:
-  explicit ReceiveBudget(std::uint64_t bytes_max) : bytes_max_(bytes_max) {}
-
-  bool take(std::uint64_t bytes) noexcept;
-  void give_back(std::uint64_t bytes) noexcept { taken_.fetch_sub(bytes, std::memory_order_relaxed); }
-  std::uint64_t taken() const noexcept { return taken_.load(std::memory_order_relaxed); }
-
- private:
-  const std::uint64_t bytes_max_;
-  std::atomic<std::uint64_t> taken_{0};
+  std::uint64_t copied_ = 0;
 };
 
 enum class Encoding : std::uint8_t { kIdentity, kGzip, kDeflate, kUnknown };
@@ -59,8 +53,8 @@ class MessageReader {
   void set_encoding(Encoding encoding) noexcept { encoding_ = encoding; }
 
   // Takes bytes off the front of `data` up to the end of a message, which is then in `out`. After anything but kMore
-  // and kMessage the call is over.
-  Step read(std::span<const std::uint8_t>& data, Message& out);
+  // and kMessage the call is over. slab: what keeps `data`, so that it need not be copied; empty: nothing does.
+  Step read(std::span<const std::uint8_t>& data, Message& out, const SlabRef& slab = {});
 
   // False inside a message.
   bool at_start() const noexcept { return prefix_size_ == 0; }
