@@ -76,18 +76,21 @@ TEST(Reader, NestedMessageCanNotReadItsParentsBytes) {
   EXPECT_FALSE(in.text(out, 100));
 }
 
-TEST(Writer, KeepsLargePayloadsByReferenceAndSmallOnesInline) {
-  auto buffer = std::make_shared<Buffer>(Writer::kCopyMax * 2);
+TEST(Writer, KeepsPayloadsByReference) {
+  auto buffer = std::make_shared<Buffer>(8192);
   Writer writer;
   writer.bytes(1, buffer, 0, buffer->size());
-  writer.bytes(2, buffer, 0, 4);
+  writer.bytes(2, buffer, 16, 4);
   const auto size = writer.size();
   const auto flat = writer.str();
   EXPECT_EQ(flat.size(), size);
-  const auto pieces = writer.take();
-  ASSERT_EQ(pieces.size(), 3U);
-  EXPECT_EQ(pieces[1].shared, buffer);
-  EXPECT_EQ(pieces[1].size, buffer->size());
+  const auto message = writer.take();
+  ASSERT_EQ(message.payloads.size(), 2U);
+  for (const auto& payload : message.payloads) EXPECT_EQ(payload.range.buffer, buffer);
+  EXPECT_EQ(message.payloads[0].range.size, buffer->size());
+  EXPECT_EQ(message.payloads[1].range.offset, 16U);
+  EXPECT_EQ(message.payloads[1].range.size, 4U);
+  EXPECT_EQ(message.own.size() + buffer->size() + 4, size);
 }
 
 TEST(Utf8, AcceptsTextAndRefusesWhatProtobufRefuses) {

@@ -402,7 +402,7 @@ Writer encode_response(const Answer& answer, const RequestView& request, bool st
       if (output.spec->name == wanted.name) add(output, &wanted);
     }
   }
-  out.append(raw);
+  out.append(std::move(raw));
   return out;
 }
 

@@ -216,10 +216,7 @@ void Inference::send(Answer answer) {
   answer.node = node_.name();
   std::uint64_t passed = 0;
   std::uint64_t copied = 0;
-  for (const auto& output : answer.outputs) {
-    passed += output.size;
-    if (output.buffer != nullptr && output.size <= wire::Writer::kCopyMax) copied += output.size;
-  }
+  for (const auto& output : answer.outputs) passed += output.size;
   for (const auto& wanted : view_.outputs) {
     if (!wanted.region) continue;
     for (const auto& output : answer.outputs) {

@@ -261,7 +261,7 @@ Writer PredictCodec::encode(const Answer& answer, const RequestView& request) co
     tensor.varint(2, static_cast<std::uint64_t>(output.spec->data_type));
     tensor.packed(3, output.shape);
     tensor.bytes(4, output.buffer, output.offset, output.size);
-    out.message(4, tensor);
+    out.message(4, std::move(tensor));
   }
   out.text(5, answer.node);
   const auto& spent = answer.timing;

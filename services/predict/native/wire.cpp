@@ -1,6 +1,7 @@
 #include "wire.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 namespace starling::wire {
@@ -189,18 +190,16 @@ std::size_t varint_size(std::uint64_t value) noexcept {
 }
 
 void Writer::append(std::string_view bytes) {
-  tail_.append(bytes);
-  size_ += bytes.size();
+  out_.own.append(bytes);
+  out_.size += bytes.size();
 }
 
 void Writer::raw_varint(std::uint64_t value) {
-  while (value >= 0x80) {
-    tail_.push_back(static_cast<char>((value & 0x7FU) | 0x80U));
-    value >>= 7U;
-    ++size_;
-  }
-  tail_.push_back(static_cast<char>(value));
-  ++size_;
+  std::array<char, 10> bytes;
+  std::size_t n = 0;
+  for (; value >= 0x80; value >>= 7U) bytes[n++] = static_cast<char>((value & 0x7FU) | 0x80U);
+  bytes[n++] = static_cast<char>(value);
+  append({bytes.data(), n});
 }
 
 void Writer::tag(std::uint32_t field, Type type) { raw_varint((field << 3U) | static_cast<std::uint32_t>(type)); }
@@ -223,16 +222,16 @@ void Writer::element(std::uint32_t field, std::string_view value) {
 void Writer::fixed32(std::uint32_t field, std::uint32_t value) {
   if (value == 0) return;
   tag(field, Type::kFixed32);
-  for (unsigned shift = 0; shift < 32; shift += 8) tail_.push_back(static_cast<char>(value >> shift & 0xFFU));
-  size_ += 4;
+  for (unsigned shift = 0; shift < 32; shift += 8) out_.own.push_back(static_cast<char>(value >> shift & 0xFFU));
+  out_.size += 4;
 }
 
 void Writer::real(std::uint32_t field, double value) {
   const auto bits = std::bit_cast<std::uint64_t>(value);
   if (bits == 0) return;  // minus zero is written, as protobuf does
   tag(field, Type::kFixed64);
-  for (unsigned shift = 0; shift < 64; shift += 8) tail_.push_back(static_cast<char>(bits >> shift & 0xFFU));
-  size_ += 8;
+  for (unsigned shift = 0; shift < 64; shift += 8) out_.own.push_back(static_cast<char>(bits >> shift & 0xFFU));
+  out_.size += 8;
 }
 
 void Writer::text(std::uint32_t field, std::string_view value) {
@@ -250,21 +249,22 @@ void Writer::packed(std::uint32_t field, const Shape& values) {
 
 void Writer::message(std::uint32_t field, const Writer& value) {
   tag(field, Type::kBytes);
-  raw_varint(value.size_);
+  raw_varint(value.size());
   append(value);
 }
 
-void Writer::append(const Writer& fields) {
-  for (const auto& piece : fields.pieces_) {
-    if (piece.shared) {
-      flush();
-      pieces_.push_back(piece);
-      size_ += piece.size;
-    } else {
-      append(piece.own);
-    }
-  }
-  append(fields.tail_);
+void Writer::message(std::uint32_t field, Writer&& value) {
+  tag(field, Type::kBytes);
+  raw_varint(value.size());
+  append(std::move(value));
+}
+
+void Writer::append(const Writer& fields) { append(Writer(fields)); }
+
+void Writer::append(Writer&& fields) {
+  for (auto& [at, range] : fields.out_.payloads) out_.payloads.push_back({out_.own.size() + at, std::move(range)});
+  out_.own += fields.out_.own;
+  out_.size += fields.out_.size;
 }
 
 void Writer::bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset,
@@ -272,36 +272,20 @@ void Writer::bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buf
   if (size == 0) return;
   tag(field, Type::kBytes);
   raw_varint(size);
-  if (size <= kCopyMax) return append({reinterpret_cast<const char*>(buffer->data()) + offset, size});
-  flush();
-  pieces_.push_back({{}, buffer, offset, size});
-  size_ += size;
-}
-
-void Writer::flush() {
-  if (tail_.empty()) return;
-  const auto size = tail_.size();
-  pieces_.push_back({std::move(tail_), nullptr, 0, size});
-  tail_.clear();
-}
-
-std::vector<Piece> Writer::take() {
-  flush();
-  size_ = 0;
-  return std::exchange(pieces_, {});
+  out_.payloads.push_back({out_.own.size(), {buffer, offset, size}});
+  out_.size += size;
 }
 
 std::string Writer::str() const {
   std::string out;
-  out.reserve(size_);
-  for (const auto& piece : pieces_) {
-    if (piece.shared) {
-      out.append(reinterpret_cast<const char*>(piece.shared->data()) + piece.offset, piece.size);
-    } else {
-      out += piece.own;
-    }
+  out.reserve(out_.size);
+  std::size_t written = 0;
+  for (const auto& [at, range] : out_.payloads) {
+    out.append(out_.own, written, at - written);
+    out.append(reinterpret_cast<const char*>(range.data()), range.size);
+    written = at;
   }
-  return out + tail_;
+  return out.append(out_.own, written);
 }
 
 }  // namespace starling::wire

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "request.h"
@@ -63,12 +64,25 @@ class Reader {
 
 bool is_utf8(std::string_view text) noexcept;
 
-// A part of an encoded message: own bytes, or a range of a shared buffer.
-struct Piece {
-  std::string own;
-  std::shared_ptr<const Buffer> shared;
+// Bytes of a buffer.
+struct Range {
+  std::shared_ptr<const Buffer> buffer;
   std::size_t offset = 0;
   std::size_t size = 0;
+
+  const std::uint8_t* data() const noexcept { return buffer->data() + offset; }
+};
+
+// An encoded message: its own bytes, and payloads by reference between them.
+struct Encoded {
+  struct Payload {
+    std::size_t at = 0;  // own bytes before it
+    Range range;
+  };
+
+  std::string own;
+  std::vector<Payload> payloads;  // by `at`
+  std::uint64_t size = 0;         // of all together
 };
 
 // Bytes a varint takes.
@@ -82,9 +96,10 @@ class Writer {
   void real(std::uint32_t field, double value);
   void text(std::uint32_t field, std::string_view value);
   void message(std::uint32_t field, const Writer& value);
+  void message(std::uint32_t field, Writer&& value);
   void choice(std::uint32_t field, std::uint64_t value);      // a varint of a oneof, also when it is 0
   void element(std::uint32_t field, std::string_view value);  // of a repeated field, also when it is empty
-  // A bytes field; ranges above kCopyMax are kept by reference.
+  // A bytes field, kept by reference.
   void bytes(std::uint32_t field, const std::shared_ptr<const Buffer>& buffer, std::size_t offset, std::size_t size);
   void packed(std::uint32_t field, const Shape& values);
 
@@ -93,24 +108,20 @@ class Writer {
 
   // Fields of the same message.
   void append(const Writer& fields);
+  void append(Writer&& fields);
 
-  std::uint64_t size() const noexcept { return size_; }
-  // The pieces in order; the writer is empty afterwards.
-  std::vector<Piece> take();
+  std::uint64_t size() const noexcept { return out_.size; }
+  // What was written; the writer is empty afterwards.
+  Encoded take() { return std::exchange(out_, {}); }
   // Everything in one string, for small messages.
   std::string str() const;
-
-  static constexpr std::size_t kCopyMax = 4096;
 
  private:
   void raw_varint(std::uint64_t value);
   void tag(std::uint32_t field, Type type);
   void append(std::string_view bytes);
-  void flush();
 
-  std::vector<Piece> pieces_;
-  std::string tail_;
-  std::uint64_t size_ = 0;
+  Encoded out_;
 };
 
 }  // namespace starling::wire

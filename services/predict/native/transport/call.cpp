@@ -4,16 +4,12 @@
 
 namespace starling::transport {
 
-void Call::send(wire::Writer&& message) {
-  const auto size = message.size();
-  loop_->post({this, message.take(), size, true, false, {}});
-}
+void Call::send(wire::Writer&& message) { loop_->post({this, message.take(), true, false, {}}); }
 
 void Call::finish(wire::Writer&& message, Ending&& ending) {
-  const auto size = message.size();
-  loop_->post({this, message.take(), size, true, true, std::move(ending)});
+  loop_->post({this, message.take(), true, true, std::move(ending)});
 }
 
-void Call::finish(Ending&& ending) { loop_->post({this, {}, 0, false, true, std::move(ending)}); }
+void Call::finish(Ending&& ending) { loop_->post({this, {}, false, true, std::move(ending)}); }
 
 }  // namespace starling::transport

@@ -16,10 +16,9 @@ namespace {
 constexpr std::int32_t kStreamWindow = 4 << 20;
 constexpr std::int32_t kConnectionWindow = 16 << 20;
 constexpr std::uint32_t kHeaderBytesMax = 32 << 10;
-constexpr std::size_t kOutBytesMax = 1 << 20;   // beyond it, answers stay with their streams
-constexpr std::size_t kOwnPieceMax = 64 << 10;  // small frames of many calls share a piece up to this
-constexpr std::size_t kReadsMax = 4;            // in a row, then other connections have their turn
-constexpr std::size_t kPiecesMax = 64;          // of one write
+constexpr std::size_t kOutBytesMax = 1 << 20;  // beyond it, answers stay with their streams
+constexpr std::size_t kReadsMax = 4;           // in a row, then other connections have their turn
+constexpr std::size_t kRecordMin = 4096;       // less is not worth a TLS record of its own
 constexpr std::size_t kPrefixBytes = 5;
 constexpr std::chrono::seconds kGreetingMax{10};
 // Cancelling is ordinary where the newest frame wins, and a gateway sends all of it over one connection.
@@ -68,6 +67,36 @@ class Trailers {
 Ending too_much() { return {8, "too many bytes of requests are on their way to this node; retry later", {}}; }
 
 }  // namespace
+
+// A message, and how much of it has left.
+struct Sending {
+  wire::Encoded message;  // with its prefix
+  std::size_t own = 0;
+  std::size_t payload = 0;         // index of the one that is next
+  std::size_t payload_offset = 0;  // of that
+
+  bool over() const noexcept { return own == message.own.size() && payload == message.payloads.size(); }
+
+  // The next at most `max` bytes: own ones, or, in `range`, ones of a payload.
+  std::span<const std::uint8_t> next(std::size_t max, wire::Range& range) {
+    const bool last = payload == message.payloads.size();
+    if (const auto until = last ? message.own.size() : message.payloads[payload].at; own < until) {
+      const auto size = std::min(max, until - own);
+      const auto* data = reinterpret_cast<const std::uint8_t*>(message.own.data()) + own;
+      own += size;
+      return {data, size};
+    }
+    const auto& whole = message.payloads[payload].range;
+    const auto size = std::min(max, whole.size - payload_offset);
+    range = {whole.buffer, whole.offset + payload_offset, size};
+    payload_offset += size;
+    if (payload_offset == whole.size) {
+      ++payload;
+      payload_offset = 0;
+    }
+    return {range.data(), size};
+  }
+};
 
 struct Stream {
   struct Held {
@@ -136,12 +165,10 @@ struct Stream {
   bool told_half_closed = false;
 
   // Out.
-  std::deque<wire::Piece> out;
-  std::size_t out_offset = 0;
+  std::deque<Sending> out;
   std::uint64_t out_bytes = 0;
-  std::deque<std::uint64_t> answers;  // bytes left of each message in `out`
-  bool responded = false;             // headers are submitted
-  bool ended = false;                 // `ending` is the last word
+  bool responded = false;  // headers are submitted
+  bool ended = false;      // `ending` is the last word
   Ending ending;
 
   std::function<void()> late;
@@ -505,19 +532,14 @@ void Connection::answer(EventLoop& loop, Post&& post) {
   if (auto* stream = call->stream_) {
     auto& connection = *stream->connection;
     if (post.has_message) {
-      stream->answers.push_back(post.size + kPrefixBytes);
-      stream->out_bytes += post.size + kPrefixBytes;
-      const auto size = static_cast<std::uint32_t>(post.size);
-      const char prefix[kPrefixBytes] = {0, static_cast<char>(size >> 24), static_cast<char>(size >> 16),
-                                         static_cast<char>(size >> 8), static_cast<char>(size)};
-      // The prefix and a small answer share one piece.
-      if (!post.pieces.empty() && !post.pieces.front().shared) {
-        post.pieces.front().own.insert(0, prefix, kPrefixBytes);
-        post.pieces.front().size += kPrefixBytes;
-      } else {
-        stream->out.push_back({std::string(prefix, kPrefixBytes), nullptr, 0, kPrefixBytes});
-      }
-      for (auto& piece : post.pieces) stream->out.push_back(std::move(piece));
+      auto& message = post.message;
+      const auto size = static_cast<std::uint32_t>(message.size);
+      const std::array<char, kPrefixBytes> prefix{0, static_cast<char>(size >> 24), static_cast<char>(size >> 16),
+                                                  static_cast<char>(size >> 8), static_cast<char>(size)};
+      message.own.insert(0, prefix.data(), prefix.size());
+      for (auto& payload : message.payloads) payload.at += prefix.size();
+      stream->out_bytes += message.size + prefix.size();
+      stream->out.push_back({std::move(message)});
     }
     if (post.ends) {
       stream->ended = true;
@@ -569,44 +591,55 @@ ssize_t Connection::next_data(Stream& stream, std::size_t room, std::uint32_t& f
 bool Connection::write_data(Stream& stream, const std::uint8_t* head, std::size_t size) {
   if (out_bytes_ >= kOutBytesMax) return false;
   constexpr std::size_t kHeadBytes = 9;
-  append(head, kHeadBytes);
-  auto left = size;
-  while (left > 0) {
-    auto& piece = stream.out.front();
-    const auto taken = std::min(left, piece.size - stream.out_offset);
-    if (piece.shared) {
-      out_.push_back({{}, piece.shared, piece.offset + stream.out_offset, taken});
-      out_bytes_ += taken;
-    } else {
-      append(reinterpret_cast<const std::uint8_t*>(piece.own.data()) + stream.out_offset, taken);
-    }
-    left -= taken;
-    stream.out_offset += taken;
-    if (stream.out_offset == piece.size) {
-      stream.out.pop_front();
-      stream.out_offset = 0;
-    }
-  }
+  append({head, kHeadBytes});
   stream.out_bytes -= size;
-  for (left = size; left > 0 && !stream.answers.empty();) {
-    const auto taken = std::min<std::uint64_t>(left, stream.answers.front());
-    left -= taken;
-    if ((stream.answers.front() -= taken) > 0) break;
-    stream.answers.pop_front();
+  while (size > 0) {
+    auto& sending = stream.out.front();
+    wire::Range payload;
+    const auto bytes = sending.next(size, payload);
+    if (payload.buffer == nullptr) {
+      append(bytes);
+    } else {
+      send(std::move(payload));
+    }
+    size -= bytes.size();
+    if (!sending.over()) continue;
+    stream.out.pop_front();
     if (stream.window > 0 && stream.unanswered-- == stream.window) resumable_.push_back(stream.id);
   }
   return true;
 }
 
-void Connection::append(const std::uint8_t* data, std::size_t size) {
-  const auto* text = reinterpret_cast<const char*>(data);
-  if (!out_.empty() && !out_.back().shared && out_.back().size + size <= kOwnPieceMax) {
-    out_.back().own.append(text, size);
-    out_.back().size += size;
-  } else {
-    out_.push_back({std::string(text, size), nullptr, 0, size});
+void Connection::append(std::span<const std::uint8_t> bytes) {
+  loop_.send_memory().append(out_, bytes);
+  out_bytes_ += bytes.size();
+}
+
+// Encrypting copies it in any case.
+void Connection::send(wire::Range&& payload) {
+  if (tls_ != nullptr && payload.size < kRecordMin) return append({payload.data(), payload.size});
+  out_bytes_ += payload.size;
+  out_.push_back(std::move(payload));
+}
+
+// What a peer does not take now keeps no more memory than it has bytes.
+void Connection::settle() {
+  std::deque<wire::Range> out;
+  std::size_t i = 0;
+  while (i < out_.size()) {
+    std::size_t size = 0;
+    auto end = i;
+    for (; end < out_.size() && out_[end].size < kRecordMin; ++end) size += out_[end].size;
+    if (end - i < 1) {
+      out.push_back(std::move(out_[i++]));
+      continue;
+    }
+    const auto own = std::make_shared<Buffer>(size);
+    auto* at = own->data();
+    for (; i < end; ++i) at = std::copy_n(out_[i].data(), out_[i].size, at);
+    out.push_back({own, 0, size});
   }
-  out_bytes_ += size;
+  out_ = std::move(out);
 }
 
 void Connection::flush() {
@@ -618,7 +651,7 @@ void Connection::flush() {
     const std::uint8_t* data = nullptr;
     ssize_t size = 0;
     while (out_bytes_ < kOutBytesMax && (size = nghttp2_session_mem_send(session, &data)) > 0) {
-      append(data, static_cast<std::size_t>(size));
+      append({data, static_cast<std::size_t>(size)});
     }
     if (size < 0) return close();
     for (const auto id : std::exchange(resumable_, {})) {
@@ -630,6 +663,7 @@ void Connection::flush() {
       case Socket::State::kClosed:
         return close();
       case Socket::State::kAgain:
+        settle();
         blocked = true;
         break;
       case Socket::State::kDone:
@@ -643,13 +677,11 @@ void Connection::flush() {
 }
 
 Socket::State Connection::write() {
-  std::array<std::span<const std::uint8_t>, kPiecesMax> pieces;
+  std::array<std::span<const std::uint8_t>, Socket::kPiecesMax> pieces;
   std::size_t count = 0;
-  for (const auto& piece : out_) {
+  for (const auto& range : out_) {
     if (count == pieces.size()) break;
-    const auto* data =
-        piece.shared ? piece.shared->data() + piece.offset : reinterpret_cast<const std::uint8_t*>(piece.own.data());
-    pieces[count++] = {data, piece.size};
+    pieces[count++] = {range.data(), range.size};
   }
   pieces[0] = pieces[0].subspan(out_offset_);
   std::size_t written = 0;

@@ -67,7 +67,9 @@ class Connection {
   void end(Stream& stream, Ending&& ending);
   void cancel(Stream& stream);
   void respond(Stream& stream);
-  void append(const std::uint8_t* data, std::size_t size);
+  void append(std::span<const std::uint8_t> bytes);
+  void send(wire::Range&& payload);
+  void settle();
   void set_dirty();
   void want(std::uint32_t events);
 
@@ -80,9 +82,9 @@ class Connection {
   const std::function<void()> closed_;
   std::unique_ptr<nghttp2_session, SessionFree> session_;
   std::list<std::unique_ptr<Stream>> streams_;
-  std::deque<wire::Piece> out_;  // on their way to the socket
+  std::deque<wire::Range> out_;  // on their way to the socket
   std::size_t out_bytes_ = 0;
-  std::size_t out_offset_ = 0;           // written of the first piece
+  std::size_t out_offset_ = 0;           // written of the first range
   std::vector<std::int32_t> resumable_;  // streams whose window has room again
   std::function<void()> greeting_late_;
   TimePoint greeting_until_;

@@ -12,14 +12,14 @@
 
 #include "call.h"
 #include "connection.h"
+#include "send_memory.h"
 
 namespace starling::transport {
 
 // What an answering thread hands to the loop of its call.
 struct Post {
   Call* call = nullptr;
-  std::vector<wire::Piece> pieces;
-  std::uint64_t size = 0;
+  wire::Encoded message;
   bool has_message = false;
   bool ends = false;
   Ending ending;
@@ -61,6 +61,7 @@ class EventLoop {
   void call_made() noexcept { ++calls_; }
   void call_ended() noexcept { --calls_; }
   ReceiveMemory& memory() noexcept { return memory_; }
+  SendMemory& send_memory() noexcept { return send_memory_; }
 
   using Timer = std::pair<TimePoint, std::function<void()>*>;
   void add_timer(const Timer& timer) { timers_.insert(timer); }
@@ -76,6 +77,7 @@ class EventLoop {
   const int epoll_;
   const int wakeup_;
   ReceiveMemory memory_;
+  SendMemory send_memory_;
   std::unordered_set<Connection*> connections_;  // owned
   std::vector<Connection*> dirty_;
   std::vector<Connection*> closing_;

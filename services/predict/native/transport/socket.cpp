@@ -102,7 +102,7 @@ Socket::State Socket::write(std::span<const std::span<const std::uint8_t>> piece
     }
     return State::kDone;
   }
-  std::array<iovec, 64> parts;
+  std::array<iovec, kPiecesMax> parts;
   const auto count = std::min(pieces.size(), parts.size());
   for (std::size_t i = 0; i < count; ++i) {
     parts[i] = {const_cast<std::uint8_t*>(pieces[i].data()), pieces[i].size()};  // NOLINT: the kernel only reads it

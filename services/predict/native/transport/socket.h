@@ -19,6 +19,7 @@ struct SslFree {
 class Socket {
  public:
   enum class State : std::uint8_t { kDone, kAgain, kClosed };
+  static constexpr std::size_t kPiecesMax = 256;  // of one write
 
   Socket(int fd, SSL_CTX* tls);  // tls: null for plain text
   ~Socket();
