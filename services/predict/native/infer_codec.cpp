@@ -317,7 +317,7 @@ Status place_elements(std::vector<Pending>& pending, std::vector<std::pair<Spans
       continue;
     }
     if (raw.empty()) {
-      if (auto status = read_contents(pending[i].contents, tensor, out.owned); !status.ok()) return status;
+      if (auto status = read_contents(pending[i].contents, tensor); !status.ok()) return status;
       continue;
     }
     if (pending[i].has_contents) {

@@ -155,9 +155,38 @@ bool find_strange_field(const Spans& contents, std::uint32_t wanted, std::uint32
   return !in.failed();
 }
 
+// Elements that have been checked and counted, written out right where they are wanted.
+class TypedContents final : public ByteSource {
+ public:
+  TypedContents(const Spans& contents, std::uint32_t field, DataType type)
+      : contents_(contents), field_(field), type_(type) {}
+
+  Status read(std::span<std::uint8_t> out) const override {
+    auto* at = out.data();
+    if (type_ == DataType::kBytes) {
+      for_each_text(contents_, field_, [&](const Spans& pieces, std::uint64_t length) {
+        at = put_length(at, length);
+        for (const auto piece : pieces) at = std::copy(piece.begin(), piece.end(), at);
+      });
+    } else {
+      for_each_varint(contents_, field_, [&, size = width(type_)](std::uint64_t value) {
+        std::memcpy(at, &value, size);  // little-endian, as everything here
+        at += size;
+        return true;
+      });
+    }
+    return {};
+  }
+
+ private:
+  const Spans contents_;
+  const std::uint32_t field_;
+  const DataType type_;
+};
+
 }  // namespace
 
-Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std::shared_ptr<const Buffer>>& owned) {
+Status read_contents(const Spans& contents, InputTensor& tensor) {
   const auto malformed = [&] {
     return refuse(tensor, "has malformed contents; send a message made from the protocol");
   };
@@ -182,11 +211,7 @@ Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std
     return tensor.size_bytes == expected ? Status{} : wrong_count(tensor.size_bytes / element);
   }
   std::uint64_t count = 0;
-  const auto keep = [&](std::shared_ptr<const Buffer> bytes) {
-    tensor.data = {{bytes->data(), bytes->size()}};
-    tensor.size_bytes = bytes->size();
-    owned.push_back(std::move(bytes));
-  };
+  const auto source = [&] { return std::make_shared<TypedContents>(contents, field.number, tensor.data_type); };
   if (tensor.data_type == DataType::kBytes) {
     std::size_t size = 0;
     const auto measure = [&](const Spans&, std::uint64_t length) {
@@ -195,14 +220,8 @@ Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std
     };
     if (!for_each_text(contents, field.number, measure)) return malformed();
     if (!expected || count != *expected / element) return wrong_count(count);
-    auto bytes = std::make_shared<Buffer>(size);
-    auto* out = bytes->data();
-    const auto put = [&](const Spans& pieces, std::uint64_t length) {
-      out = put_length(out, length);
-      for (const auto piece : pieces) out = std::copy(piece.begin(), piece.end(), out);
-    };
-    for_each_text(contents, field.number, put);
-    keep(std::move(bytes));
+    tensor.size_bytes = size;
+    tensor.source = source();
     return {};
   }
   std::optional<std::uint64_t> outside;
@@ -220,15 +239,8 @@ Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std
                       " in " + field.name + ", which is no " + type + "; send what fits");
   }
   if (!expected || count != *expected / element) return wrong_count(count);
-  auto bytes = std::make_shared<Buffer>(*expected);
-  auto* out = bytes->data();
-  const auto put = [&](std::uint64_t value) {
-    std::memcpy(out, &value, element);  // little-endian, as everything here
-    out += element;
-    return true;
-  };
-  for_each_varint(contents, field.number, put);
-  keep(std::move(bytes));
+  tensor.size_bytes = *expected;
+  tensor.source = source();
   return {};
 }
 

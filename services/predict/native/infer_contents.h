@@ -6,7 +6,7 @@
 namespace starling::predict {
 
 // Points `tensor`, whose type and shape are known, at its elements in `contents`: where they lie when they are packed
-// floats, otherwise in a buffer added to `owned`. Checks their field, their number and their range.
-Status read_contents(const Spans& contents, InputTensor& tensor, std::vector<std::shared_ptr<const Buffer>>& owned);
+// floats, otherwise they are decoded into their batch. Checks their field, their number and their range.
+Status read_contents(const Spans& contents, InputTensor& tensor);
 
 }  // namespace starling::predict

@@ -58,10 +58,8 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer, std:
   inputs = std::move(view_.inputs);
   if (auto status = open_regions(); !status.ok()) return refuse(status);
   for (const auto& input : inputs) size_bytes += input.size_bytes;
-  auto copied = view_.copied;
-  for (const auto& bytes : view_.owned) copied += bytes->size();
   node_.bytes_in.passed.fetch_add(size_bytes, std::memory_order_relaxed);
-  if (copied > 0) node_.bytes_in.copied.fetch_add(copied, std::memory_order_relaxed);
+  if (view_.copied > 0) node_.bytes_in.copied.fetch_add(view_.copied, std::memory_order_relaxed);
   priority = view_.priority;
   tenant = std::move(payer);
   stream_id = view_.stream_id;
@@ -169,7 +167,7 @@ bool Inference::answer_from_responses() {
     node_.bytes_in.copied.fetch_add(bytes->size(), std::memory_order_relaxed);
     input.source = nullptr;
     input.data = {{bytes->data(), bytes->size()}};
-    view_.owned.push_back(std::move(bytes));
+    fetched_.push_back(std::move(bytes));
   }
   response_key_ = node_.responses().key(first_choice_->id(), inputs);
   const auto now = Clock::now();

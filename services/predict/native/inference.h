@@ -50,8 +50,9 @@ class Inference : public Request {
   std::size_t next_ = 0;  // in view_.allow
   std::string degraded_to_;
   Status first_refusal_;
-  std::shared_ptr<Model> first_choice_;  // whose answers the frame cache holds
-  std::optional<Luma> luma_;             // of this frame, computed when first needed
+  std::shared_ptr<Model> first_choice_;                 // whose answers the frame cache holds
+  std::vector<std::shared_ptr<const Buffer>> fetched_;  // inputs that the response cache compared
+  std::optional<Luma> luma_;                            // of this frame, computed when first needed
   std::optional<ResponseKey> response_key_;
   mutable std::mutex mutex_;
   std::shared_ptr<Model> model_;  // guarded by mutex_: who has the request now

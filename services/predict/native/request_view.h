@@ -36,7 +36,7 @@ struct WantedOutput {
   std::optional<RegionRange> region;  // where its bytes go instead of into the answer
 };
 
-// A parsed request. Tensor bytes are borrowed from the message, or lie in `owned`.
+// A parsed request. Tensor bytes are borrowed from the message.
 struct RequestView {
   std::string model_name;
   std::int64_t model_version = 0;  // 0: the highest
@@ -53,7 +53,6 @@ struct RequestView {
   std::optional<std::int64_t> budget_us;
   std::optional<CachePolicy> cache;
   std::vector<Alternative> allow;
-  std::vector<std::shared_ptr<const Buffer>> owned;
   std::uint64_t copied = 0;  // bytes of the message that were copied on their way here
 };
 

@@ -12,6 +12,12 @@ std::uint64_t touch(const predict::RequestView& view, bool accepted) {
   std::uint64_t sum = view.model_name.size();
   for (const auto& input : view.inputs) {
     std::uint64_t size = 0;
+    if (input.source != nullptr) {
+      std::vector<std::uint8_t> decoded(input.size_bytes);
+      require(input.data.empty() && input.source->read(decoded).ok(), "typed elements that can not be decoded");
+      for (const auto byte : decoded) sum += byte;
+      size = decoded.size();
+    }
     for (const auto piece : input.data) {
       for (const auto byte : piece) sum += byte;
       size += piece.size();
