@@ -66,7 +66,9 @@ class NodeService:
             raise InvalidNode("the first message of a load stream names the lease; send a ReportLoadHeader")
         lease_id = first.header.lease_id
         self._check(context, self._registry.find(lease_id).name)
-        self._registry.renew(lease_id, self._clock())
+        member = self._registry.renew(lease_id, self._clock())
+        if member.drain_order is not None and member.drain_order not in member.orders:
+            member.orders.append(member.drain_order)  # what was written into a stream that broke may be lost
         yield pb.ReportLoadResponse(header=pb.LeaseHeader(expire_time=self._expire_time()))
         async for request in requests:
             member = self._registry.renew(lease_id, self._clock())
@@ -85,7 +87,7 @@ class NodeService:
         order = pb.Order(order_id=str(next(self._order_ids)), drain=pb.DrainOrder())
         if request.HasField("timeout"):
             order.drain.timeout.CopyFrom(request.timeout)
-        task = asyncio.create_task(self._order_later(member, order))
+        task = asyncio.create_task(self._order_later(member.name, member.request_id, order))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
         return pb.DrainNodeResponse(node=describe(member))
@@ -119,10 +121,10 @@ class NodeService:
         if self._access is not None:
             self._access.check_node(read_spiffe_id(context), node)
 
-    async def _order_later(self, member: Member, order: Any) -> None:
+    async def _order_later(self, name: str, request_id: str, order: Any) -> None:
         # A node refuses as soon as it drains; gateways have to look elsewhere before that.
         await asyncio.sleep(_PUSHED_S)
-        member.orders.append(order)
+        self._registry.order_drain(name, request_id, order)
 
     async def _tell_gateways(self, lease_id: str) -> None:
         if self._settle is None:

@@ -53,6 +53,7 @@ class Member:
         report: its last load report; None before the first, and while a node without a lease is not heard.
         service_s: how long a request takes on it, as its reports say; None before it has answered one.
         orders: what it still has to be told, oldest first.
+        drained: somebody asked for it to finish; drain_order: the order it gets for it, once gateways look elsewhere.
         discovered: somebody else watches over it, such as Kubernetes, and it has not registered.
         has_told: whether it is known which models it has.
         serves: what it answers for, as routes ask for it.
@@ -71,6 +72,8 @@ class Member:
     report: Any | None = None
     service_s: float | None = None
     orders: list[Any] = field(default_factory=list)
+    drained: bool = False
+    drain_order: Any | None = None
     discovered: bool = False
     has_told: bool = False
     serves: tuple[str, ...] = ()
@@ -163,6 +166,9 @@ class Registry:
         kept = pb.Node()
         kept.CopyFrom(node)
         member = Member(kept, tier, address, request_id, self._new_lease(), now_s, time_s, now_s, has_told=True)
+        if before is not None and before.drained and request_id and before.request_id == request_id:
+            # The same process, which was silent meanwhile: the drain goes on, and its order may never have come.
+            member.state, member.drained, member.drain_order = pb.NODE_STATE_DRAINING, True, before.drain_order
         self._members[member.name] = member
         self._by_lease[member.lease_id] = member
         self._tell_models()
@@ -262,8 +268,16 @@ class Registry:
         if member is None or member.state == pb.NODE_STATE_LOST:
             raise NodeNotFound(name)
         member.state = pb.NODE_STATE_DRAINING
+        member.drained = True
         self._on_change()
         return member
+
+    def order_drain(self, name: str, request_id: str, order: Any) -> None:
+        """Has a process of a node that is drained told so, now and whenever it begins to listen again."""
+        member = self._members.get(name)
+        if member is not None and member.drained and member.request_id == request_id:
+            member.drain_order = order
+            member.orders.append(order)
 
     def deregister(self, lease_id: str) -> Member:
         """Forgets a node at once and returns it.

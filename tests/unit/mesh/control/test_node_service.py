@@ -49,3 +49,20 @@ async def test_a_list_of_models_is_answered_once_gateways_know_it_and_the_node_i
     assert registry.get("east").health(now_s) is Health.SERVING
     known.set()
     assert (await answer).HasField("renewal")
+
+
+async def test_an_order_to_drain_that_a_broken_stream_swallowed_comes_again() -> None:
+    registry = Registry(10, lambda: None)
+    node = pb.Node(name="east", tier=pb.TIER_EDGE, grpc_address="127.0.0.1:9001")
+    member = registry.register(node, "process-1", 0.0, 0.0)
+    service = NodeService(registry, clock=lambda: 1.0)
+
+    async def requests() -> AsyncIterator[Any]:
+        yield pb.ReportLoadRequest(header=pb.ReportLoadHeader(lease_id=member.lease_id))
+        yield pb.ReportLoadRequest(report=pb.LoadReport())
+
+    registry.drain("east")
+    registry.order_drain("east", "process-1", pb.Order(order_id="7", drain=pb.DrainOrder()))
+    for _ in range(2):
+        heard = [answer async for answer in service.ReportLoad(requests(), None)]
+        assert [answer.order.order_id for answer in heard if answer.HasField("order")] == ["7"]

@@ -132,6 +132,30 @@ def test_a_draining_node_gets_nothing_new() -> None:
         book.registry.drain("ghost")
 
 
+def test_a_drain_goes_on_when_its_node_comes_back_from_silence() -> None:
+    book = Book()
+    book.join("a")
+    book.join("b")
+    book.registry.drain("a")
+    book.talk("b", until_s=LEASE_S + 1)
+    assert [member.name for member in book.registry.expire(LEASE_S + 1)] == ["a"]
+    book.registry.order_drain("a", "start-1", "finish")  # which nobody hears now
+    back = book.join("a", now_s=LEASE_S + 1.5)
+    assert book.healths(LEASE_S + 1.5)["a"] is Health.DRAINING
+    assert back.drain_order == "finish"
+
+
+def test_a_new_process_of_a_drained_node_is_not_drained() -> None:
+    book = Book()
+    book.join("a")
+    book.registry.drain("a")
+    book.registry.expire(LEASE_S + 1)
+    replaced = book.join("a", request_id="start-2", now_s=LEASE_S + 1.5)
+    book.registry.order_drain("a", "start-1", "finish")
+    assert book.healths(LEASE_S + 1.5) == {"a": Health.SERVING}
+    assert (replaced.orders, replaced.drain_order) == ([], None)
+
+
 def test_a_node_that_leaves_is_forgotten_at_once() -> None:
     book = Book()
     lease = book.join().lease_id
