@@ -119,8 +119,7 @@ class UnknownMethod final : public transport::Call {
  public:
   explicit UnknownMethod(transport::CallHead&& head) : method_(std::move(head.method)) {}
   void on_open() override {
-    constexpr int kUnimplemented = 12;
-    finish({kUnimplemented,
+    finish({transport::kUnimplemented,
             "method " + clip_message(method_) +
                 " is not served by this node; list its services with grpcurl -plaintext ADDRESS list",
             {}});

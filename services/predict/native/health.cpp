@@ -5,8 +5,6 @@
 namespace starling::predict {
 namespace {
 
-constexpr int kInvalidArgument = 3;
-constexpr int kNotFound = 5;
 constexpr std::size_t kNameMax = 1024;
 
 // HealthCheckRequest: the name of a service.
@@ -29,7 +27,8 @@ wire::Writer encode(State state) {
 }
 
 transport::Ending malformed() {
-  return {kInvalidArgument, "the message is no HealthCheckRequest; send the name of a service, or nothing", {}};
+  return {
+      transport::kInvalidArgument, "the message is no HealthCheckRequest; send the name of a service, or nothing", {}};
 }
 
 }  // namespace
@@ -46,7 +45,7 @@ class Health::Check final : public transport::Call {
     const auto state = health_.state_locked(service);
     lock.unlock();
     if (state != State::kUnknown) return finish(encode(state));
-    finish({kNotFound, "service \"" + clip_message(service) + "\" is not served by this node", {}});
+    finish({transport::kNotFound, "service \"" + clip_message(service) + "\" is not served by this node", {}});
   }
 
   void on_half_close() override {}

@@ -25,6 +25,14 @@ struct CallHead {
   std::string routed;                     // `x-model-default`: "NAME:VERSION" of requests that name no version
 };
 
+// Canonical gRPC status codes that the server itself ends calls with.
+inline constexpr int kInvalidArgument = 3;
+inline constexpr int kDeadlineExceeded = 4;
+inline constexpr int kNotFound = 5;
+inline constexpr int kResourceExhausted = 8;
+inline constexpr int kUnimplemented = 12;
+inline constexpr int kInternal = 13;
+
 // How a call ends.
 struct Ending {
   int code = 0;                                  // canonical gRPC status code

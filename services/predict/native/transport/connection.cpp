@@ -64,7 +64,9 @@ class Trailers {
   std::string load_;
 };
 
-Ending too_much() { return {8, "too many bytes of requests are on their way to this node; retry later", {}}; }
+Ending too_much() {
+  return {kResourceExhausted, "too many bytes of requests are on their way to this node; retry later", {}};
+}
 
 }  // namespace
 
@@ -411,13 +413,17 @@ void Connection::on_head(Stream& stream) {
     return;
   }
   if (stream.header_bytes > kHeaderBytesMax) {
-    return end(stream, {8, "the headers have more than " + std::to_string(kHeaderBytesMax) + " bytes", {}});
+    return end(stream,
+               {kResourceExhausted, "the headers have more than " + std::to_string(kHeaderBytesMax) + " bytes", {}});
   }
   if (stream.bad_timeout) {
-    return end(stream, {13, "the header grpc-timeout is malformed; expected up to 8 digits and a unit of HMSmun", {}});
+    return end(stream,
+               {kInternal, "the header grpc-timeout is malformed; expected up to 8 digits and a unit of HMSmun", {}});
   }
   if (stream.encoding == Encoding::kUnknown) {
-    return end(stream, {12, "the header grpc-encoding names no known encoding; send identity, gzip or deflate", {}});
+    return end(
+        stream,
+        {kUnimplemented, "the header grpc-encoding names no known encoding; send identity, gzip or deflate", {}});
   }
   stream.reader.set_encoding(stream.encoding);
   const auto found = methods_.by_name.find(stream.head.method);
@@ -434,7 +440,7 @@ void Connection::on_head(Stream& stream) {
     stream.late_at = deadline;
     stream.late = [this, &stream] {
       stream.late_at = TimePoint::max();
-      end(stream, {4, "the deadline of the call has passed", {}});
+      end(stream, {kDeadlineExceeded, "the deadline of the call has passed", {}});
       set_dirty();
     };
     loop_.add_timer({stream.late_at, &stream.late});
@@ -464,17 +470,17 @@ std::size_t Connection::take(Stream& stream, std::span<const std::uint8_t> data,
         } else if (!stream.message) {
           stream.message = std::move(message);
         } else {
-          end(stream, {13, "a unary call has one message, got more", {}});
+          end(stream, {kInternal, "a unary call has one message, got more", {}});
         }
         break;
       case MessageReader::Step::kTooLarge:
-        end(stream, {8,
+        end(stream, {kResourceExhausted,
                      "the message has " + std::to_string(stream.reader.size()) + " bytes or more, at most " +
                          std::to_string(options_.message_bytes_max) + " are accepted; send smaller ones",
                      {}});
         break;
       case MessageReader::Step::kBadEncoding:
-        end(stream, {13, "the message is not what its prefix and grpc-encoding say", {}});
+        end(stream, {kInternal, "the message is not what its prefix and grpc-encoding say", {}});
         break;
       case MessageReader::Step::kNoMemory:
         end(stream, too_much());
@@ -500,9 +506,9 @@ void Connection::resume(Stream& stream) {
 void Connection::on_half_close(Stream& stream) {
   stream.half_closed = true;
   if (stream.call == nullptr || !stream.held.empty() || std::exchange(stream.told_half_closed, true)) return;
-  if (!stream.reader.at_start()) return end(stream, {13, "the request ends inside a message", {}});
+  if (!stream.reader.at_start()) return end(stream, {kInternal, "the request ends inside a message", {}});
   if (stream.window > 0) return stream.call->on_half_close();
-  if (!stream.message) return end(stream, {13, "the request has no message", {}});
+  if (!stream.message) return end(stream, {kInternal, "the request has no message", {}});
   stream.call->on_message(std::move(*stream.message));
 }
 
