@@ -376,6 +376,7 @@ void Model::cancel(Request& request) {
     const std::lock_guard lock(mutex_);
     removed =
         scheduler_.remove(request) || (sequences_ && sequences_->remove(request)) || std::erase(turns_, &request) != 0;
+    if (removed) learn(request, Clock::now());
     if (removed && is_settled()) settled_.notify_all();
   }
   if (removed) dispose({{}, {}, {&request}});
@@ -396,6 +397,24 @@ bool Model::calls_worker() {
   return true;
 }
 
+// With mutex_ held: how a promise was kept. One whose caller has gone is known to be broken only near its deadline.
+void Model::learn(const Request& request, TimePoint ended) {
+  const auto most_us = times_.run_time(0).high_us;
+  if (!request.cancelled.load(std::memory_order_relaxed)) {
+    margin_.observe(microseconds_between(request.arrival, ended) - request.predicted_us, most_us);
+  } else if (ended + microseconds(most_us) >= request.deadline) {
+    margin_.observe_miss(most_us);
+  }
+  scheduler_.set_margin_us(margin_.us());
+}
+
+// With mutex_ held.
+void Model::learn_missed(const Request& request) {
+  if (request.predicted_us == 0) return;
+  margin_.observe_miss(times_.run_time(0).high_us);
+  scheduler_.set_margin_us(margin_.us());
+}
+
 // With mutex_ held: true when this thread will look at the queue itself, so that no worker need be woken for it.
 bool Model::put_off() {
   auto* round = gathers_ ? Round::current() : nullptr;
@@ -414,6 +433,10 @@ Model::Turn Model::next_turn(TimePoint now) {
     turn.wake = sequences_->next_deadline();
   }
   turn.purged = scheduler_.purge(now);
+  for (const auto* missed : {&turn.purged.expired, &turn.purged.hopeless}) {
+    for (const Request* request : *missed) learn_missed(*request);
+  }
+  for (const Request* request : turn.purged.cancelled) learn(*request, now);
   if (has_slot()) {
     auto next = scheduler_.next(now);
     turn.requests = std::move(next.requests);
@@ -574,6 +597,9 @@ void Model::finish(int index, const std::string& error) noexcept {
     // The next batch may start while these answers are written.
     const std::lock_guard lock(mutex_);
     if (failure.empty()) times_.observe(slot.bucket, run_us);
+    for (const Request* request : requests) {
+      if (failure.empty()) learn(*request, ended);
+    }
     failures_in_a_row_ = failure.empty() ? 0 : failures_in_a_row_ + 1;
     if (!failure.empty()) last_try_ = ended;
     free_slot(index, ended);

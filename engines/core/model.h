@@ -12,6 +12,7 @@
 #include "model_config.h"
 #include "model_stats.h"
 #include "pilot.h"
+#include "promise_margin.h"
 #include "round.h"
 
 namespace starling {
@@ -119,6 +120,8 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   Turn next_turn(TimePoint now);
   void take(Turn&& turn);
   bool put_off();
+  void learn(const Request& request, TimePoint ended);
+  void learn_missed(const Request& request);
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);
@@ -144,6 +147,7 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   std::condition_variable ready_;    // work for a worker, or stopping
   std::condition_variable settled_;  // nothing queued and every slot free
   ExecutionTime times_;              // guarded by mutex_, as all below
+  PromiseMargin margin_;
   Scheduler scheduler_;
   std::vector<Slot> slots_;
   QueueSetting setting_;

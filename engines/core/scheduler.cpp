@@ -211,10 +211,11 @@ Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std:
     }
   }
   request.probe_ = request.deadline > now && may_probe(now, free_in_us.empty());
+  const auto promised_us = admission.predicted_us + (waits ? margin_us_ : 0);
   if (!fifo() && !request.probe_ &&
-      (now + std::chrono::microseconds(admission.predicted_us) > request.due ||
+      (now + std::chrono::microseconds(promised_us) > request.due ||
        breaks_a_promise(request, leaving, running_us + ahead_us, now))) {
-    admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, admission.predicted_us, now);
+    admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, promised_us, now);
     return admission;
   }
   if (leaving != nullptr) {

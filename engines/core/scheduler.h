@@ -131,6 +131,8 @@ class Scheduler {
   // What waits is put in order by the new bound: else what came under a wider one would be passed by all that comes.
   // O(n log n).
   void set_bound_us(std::int64_t us);
+  // What is kept free before the deadline of a request that has to wait, because predictions are off.
+  void set_margin_us(std::int64_t us) noexcept { margin_us_ = us; }
   // Slots that can be used at all, >= 1.
   void set_slots(int slots) noexcept { options_.slots = slots; }
   const SchedulerOptions& options() const noexcept { return options_; }
@@ -182,6 +184,7 @@ class Scheduler {
   std::multimap<TimePoint, Request*> deadlines_;      // of everything queued
   std::uint64_t next_ticket_ = 0;
   TimePoint last_start_;  // of a run, as far as this scheduler knows
+  std::int64_t margin_us_ = 0;
   std::size_t largest_bucket_;
   std::size_t size_ = 0;
   std::int64_t rows_ = 0;

@@ -70,6 +70,19 @@ TEST_F(SchedulerTest, UnmeetableDeadlineIsRefusedWithTheTimeItWouldTake) {
   EXPECT_TRUE(offer(fine, {8'000}).refusal.ok());
 }
 
+TEST_F(SchedulerTest, WhoWaitsIsPromisedLessThanPredictionsSayAndWhoRunsAtOnceIsNot) {
+  scheduler_.set_margin_us(3'000);
+  const auto refused = offer(due_in(20), {8'000});
+  EXPECT_EQ(refused.refusal.reason, Reason::kDeadlineUnmeetable);
+  EXPECT_EQ(refused.predicted_us, 18'000);
+  EXPECT_EQ(refused.refusal.predicted_us, 21'000);
+  EXPECT_EQ(refused.refusal.retry_delay_us, 1'000);
+  auto& idle = due_in(11);
+  EXPECT_TRUE(offer(idle, {}).refusal.ok());
+  ASSERT_EQ(run_next(), Batch{&idle});
+  EXPECT_TRUE(offer(due_in(22), {8'000}).refusal.ok());
+}
+
 TEST_F(SchedulerTest, NewcomerMayNotBreakAnEarlierPromise) {
   auto& promised = due_in(21);
   auto& first = due_in(11);
