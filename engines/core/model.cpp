@@ -419,7 +419,7 @@ void Model::learn_missed(const Request& request) {
 bool Model::put_off() {
   auto* round = gathers_ ? Round::current() : nullptr;
   if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) return false;
-  round->put_off(weak_from_this(), this);
+  round->put_off(weak_from_this());
   return true;
 }
 

@@ -1,6 +1,7 @@
 #include "round.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace starling {
 namespace {
@@ -15,19 +16,19 @@ Round::~Round() { of_this_thread = nullptr; }
 
 Round* Round::current() noexcept { return of_this_thread; }
 
-void Round::put_off(std::weak_ptr<Work> work, const Work* key) {
-  const auto same = [key](const Entry& entry) { return entry.key == key && !entry.work.expired(); };
-  if (std::none_of(entries_.begin(), entries_.end(), same)) entries_.push_back({key, std::move(work)});
+void Round::put_off(std::weak_ptr<Work> work) {
+  const auto same = [&](const std::weak_ptr<Work>& other) {
+    return !other.owner_before(work) && !work.owner_before(other);
+  };
+  if (std::none_of(works_.begin(), works_.end(), same)) works_.push_back(std::move(work));
 }
 
 bool Round::run() {
-  running_.swap(entries_);
-  for (const auto& entry : running_) {
-    if (const auto work = entry.work.lock()) work->run_waiting();
+  const auto works = std::exchange(works_, {});
+  for (const auto& work : works) {
+    if (const auto found = work.lock()) found->run_waiting();
   }
-  const bool ran = !running_.empty();
-  running_.clear();
-  return ran;
+  return !works.empty();
 }
 
 }  // namespace starling

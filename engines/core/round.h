@@ -24,18 +24,13 @@ class Round {
   static Round* current() noexcept;
 
   // Has run() do the work, once however often it is put off.
-  void put_off(std::weak_ptr<Work> work, const Work* key);
+  void put_off(std::weak_ptr<Work> work);
 
   // Does what was put off; false when nothing was.
   bool run();
 
  private:
-  struct Entry {
-    const Work* key;
-    std::weak_ptr<Work> work;
-  };
-  std::vector<Entry> entries_;
-  std::vector<Entry> running_;  // kept for its memory
+  std::vector<std::weak_ptr<Work>> works_;
 };
 
 }  // namespace starling
