@@ -397,21 +397,16 @@ bool Model::calls_worker() {
   return true;
 }
 
-// With mutex_ held: how a promise was kept. One whose caller has gone is known to be broken only near its deadline.
-void Model::learn(const Request& request, TimePoint ended) {
+// With mutex_ held: how a promise was kept; missed: not at all. One whose caller has gone is known to be broken only
+// near its deadline.
+void Model::learn(const Request& request, TimePoint ended, bool missed) {
   const auto most_us = times_.run_time(0).high_us;
-  if (!request.cancelled.load(std::memory_order_relaxed)) {
-    margin_.observe(microseconds_between(request.arrival, ended) - request.predicted_us, most_us);
-  } else if (ended + microseconds(most_us) >= request.deadline) {
+  const bool gone = request.cancelled.load(std::memory_order_relaxed);
+  if (missed || (gone && ended + microseconds(most_us) >= request.deadline)) {
     margin_.observe_miss(most_us);
+  } else if (!gone) {
+    margin_.observe(microseconds_between(request.arrival, ended) - request.predicted_us, most_us);
   }
-  scheduler_.set_margin_us(margin_.us());
-}
-
-// With mutex_ held.
-void Model::learn_missed(const Request& request) {
-  if (request.predicted_us == 0) return;
-  margin_.observe_miss(times_.run_time(0).high_us);
   scheduler_.set_margin_us(margin_.us());
 }
 
@@ -434,7 +429,7 @@ Model::Turn Model::next_turn(TimePoint now) {
   }
   turn.purged = scheduler_.purge(now);
   for (const auto* missed : {&turn.purged.expired, &turn.purged.hopeless}) {
-    for (const Request* request : *missed) learn_missed(*request);
+    for (const Request* request : *missed) learn(*request, now, true);
   }
   for (const Request* request : turn.purged.cancelled) learn(*request, now);
   if (has_slot()) {
@@ -792,6 +787,11 @@ std::vector<RunTime> Model::run_times() const {
   std::vector<RunTime> times;
   for (std::size_t b = 0; b < times_.size(); ++b) times.push_back(times_.run_time(b));
   return times;
+}
+
+std::int64_t Model::margin_us() const {
+  const std::lock_guard lock(mutex_);
+  return margin_.us();
 }
 
 std::size_t Model::queued() const {

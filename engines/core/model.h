@@ -62,6 +62,8 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   const std::vector<std::unique_ptr<BucketStats>>& buckets() const noexcept { return bucket_stats_; }
   // Estimates that admission uses now, one per bucket.
   std::vector<RunTime> run_times() const;
+  // What admission keeps free now before the deadline of a request that has to wait.
+  std::int64_t margin_us() const;
   std::size_t queued() const;
   bool is_quick() const noexcept { return quick_; }
 
@@ -120,8 +122,7 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   Turn next_turn(TimePoint now);
   void take(Turn&& turn);
   bool put_off();
-  void learn(const Request& request, TimePoint ended);
-  void learn_missed(const Request& request);
+  void learn(const Request& request, TimePoint ended, bool missed = false);
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
   void run(int slot, std::vector<Request*> requests);

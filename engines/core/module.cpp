@@ -210,6 +210,7 @@ nb::dict describe(const Model& model) {
   out["engine"] = model.engine().kind();
   out["engine_properties"] = model.engine().properties();
   out["queued"] = model.queued();
+  out["margin_us"] = model.margin_us();
   out["is_quick"] = model.is_quick();
   out["finished"] = finished;
   out["rows"] = stats.rows.load();

@@ -52,12 +52,15 @@ class BucketTiming:
 
     Attributes:
         batch_size: rows in the batch.
-        p50_us, p99_us: median and 99th percentile, in microseconds.
+        p50_us, p99_us: median and 99th percentile since the model was loaded, in microseconds.
+        expected_p50_us, expected_p90_us: median and 90th percentile that the node plans with now.
     """
 
     batch_size: int
     p50_us: int
     p99_us: int
+    expected_p50_us: int
+    expected_p90_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,8 @@ class ModelInfo:
         license: SPDX identifier of the weights' licence; may be empty.
         engine_properties: how the runtime runs it.
         stateful: whether requests must name a sequence, because the node keeps state for it.
+        admission_margin_us: what the node keeps free before the deadline of a request that has to wait, because
+            answers come later than predicted; None unless ready.
     """
 
     name: str
@@ -91,6 +96,7 @@ class ModelInfo:
     license: str
     engine_properties: Mapping[str, str]
     stateful: bool = False
+    admission_margin_us: int | None = None
 
     @property
     def labels_by_output(self) -> Mapping[str, tuple[str, ...]]:
@@ -115,12 +121,15 @@ def read_model(model: pb.Model) -> ModelInfo:
                 batch_size=timing.batch_size,
                 p50_us=timing.p50.ToMicroseconds(),
                 p99_us=timing.p99.ToMicroseconds(),
+                expected_p50_us=timing.expected_p50.ToMicroseconds(),
+                expected_p90_us=timing.expected_p90.ToMicroseconds(),
             )
             for timing in model.bucket_timings
         ),
         license=model.license,
         engine_properties=MappingProxyType(dict(model.engine_properties)),
         stateful=model.stateful,
+        admission_margin_us=model.admission_margin.ToMicroseconds() if model.HasField("admission_margin") else None,
     )
 
 

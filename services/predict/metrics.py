@@ -192,9 +192,11 @@ def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         "Median cost of deciding about a request since the model was loaded",
         labels=_LABELS,
     )
-    for model in models:
-        admission.add_metric(_labels(model), model["admission_p50_ns"] / 1e9)
-    yield admission
+    margin = GaugeMetricFamily(
+        "starling_admission_margin_seconds",
+        "Kept free before the deadline of a request that has to wait, because answers come later than predicted",
+        labels=_LABELS,
+    )
     hung = CounterMetricFamily("starling_hung_runs", "Runs given up by the watchdog", labels=_LABELS)
     healthy = GaugeMetricFamily("starling_model_healthy", "0 after several failures in a row", labels=_LABELS)
     for model in models:
@@ -202,9 +204,11 @@ def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
             key = (*_labels(model), str(bucket["batch_size"]))
             estimate.add_metric((*key, "0.5"), bucket["median_us"] / 1e6)
             estimate.add_metric((*key, "0.9"), bucket["high_us"] / 1e6)
+        admission.add_metric(_labels(model), model["admission_p50_ns"] / 1e9)
+        margin.add_metric(_labels(model), model["margin_us"] / 1e6)
         hung.add_metric(_labels(model), model["hung"])
         healthy.add_metric(_labels(model), float(model["healthy"]))
-    yield from (estimate, hung, healthy)
+    yield from (estimate, admission, margin, hung, healthy)
 
 
 def _autopilots(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -59,6 +59,9 @@ def to_message(status: ModelStatus) -> pb.Model:
             timing = message.bucket_timings.add(batch_size=bucket["batch_size"])
             timing.p50.FromMicroseconds(bucket["p50_us"])
             timing.p99.FromMicroseconds(bucket["p99_us"])
+            timing.expected_p50.FromMicroseconds(bucket["median_us"])
+            timing.expected_p90.FromMicroseconds(bucket["high_us"])
+        message.admission_margin.FromMicroseconds(status.native["margin_us"])
         if status.native["autopilot"] is not None:
             message.autopilot.CopyFrom(_autopilot(status.native["autopilot"]))
     return message

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -122,6 +124,33 @@ def test_a_ready_model_tells_everything_an_agent_needs(reader: Client) -> None:
     assert {"INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS"} <= model.engine_properties.keys()
     timing = reader.model("slow").timings[0]
     assert 40_000 <= timing.p50_us < 400_000
+    assert 40_000 <= timing.expected_p50_us <= timing.expected_p90_us
+
+
+def test_what_admission_keeps_free_grows_when_answers_come_later_than_predicted(
+    own: RunningNode, client: Client
+) -> None:
+    name = "starling_admission_margin_seconds"
+    with ThreadPoolExecutor(1) as pool:
+
+        def delay_an_answer() -> bool:
+            answer = pool.submit(client.predict, "slow", ECHO, deadline_s=60)
+            assert wait_until(lambda: answer.done() or own.count("starling_calls_in_flight") == 1)
+            end_s = time.monotonic() + 2 * client.model("slow").timings[0].expected_p90_us / 1e6
+            own.process.send_signal(signal.SIGSTOP)
+            try:
+                assert wait_until(lambda: time.monotonic() > end_s)
+            finally:
+                own.process.send_signal(signal.SIGCONT)
+            return answer.result().version == 1 and own.count(name, model="slow") > 0
+
+        # An answer that was quicker than the signal is not late.
+        assert wait_until(delay_an_answer)
+    model = client.model("slow")
+    assert model.admission_margin_us == round(own.count(name, model="slow") * 1e6)
+    assert 0 < model.admission_margin_us <= model.timings[0].expected_p90_us
+    assert client.model("echo").admission_margin_us is not None
+    assert client.model("echo", 1).admission_margin_us is None
 
 
 def test_labels_belong_to_the_output_that_has_them(reader: Client) -> None:

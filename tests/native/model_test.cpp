@@ -265,6 +265,7 @@ TEST(Model, RequestThatExpiresWhileTheEngineIsSlowIsAnsweredInTimeAndNeverRun) {
   late.deadline = Clock::now() + milliseconds(30);
   model->submit(late);
   const auto reason = late.wait().status.reason;
+  EXPECT_GT(model->margin_us(), 0);
   EXPECT_FALSE(first.done());  // nobody had to wait for the engine to hear it
   EXPECT_EQ(reason, Reason::kDeadlinePassed);
   EXPECT_TRUE(first.wait().status.ok());
@@ -294,6 +295,45 @@ TEST(Model, RequestThatCanNotBeMetAnyMoreSaysWhatItWouldHaveTaken) {
     return;
   }
   FAIL() << "always expired";
+}
+
+TEST(Model, AnswersThatComeLaterThanPredictedAreAdmittedWithAMargin) {
+  std::atomic<std::int64_t> run_us = 2'000;
+  auto model = make_settable(echo_config(), run_us);
+  EXPECT_EQ(model->margin_us(), 0);
+  run_us = 300'000;
+  TestRequest late;
+  model->submit(late);
+  const auto& result = late.wait();
+  EXPECT_GT(result.timing.total_us, result.timing.predicted_us);
+  EXPECT_GT(model->margin_us(), 0);
+  EXPECT_LE(model->margin_us(), model->run_times()[0].high_us);
+}
+
+TEST(Model, CallersThatGoAwayTellOfBrokenPromisesOnlyNearTheirDeadline) {
+  std::atomic<std::int64_t> run_us = 50'000;
+  auto model = make_settable(echo_config(), run_us);
+  run_us = 1'000'000;  // whoever comes after the first waits
+  TestRequest first;
+  model->submit(first);
+  while (model->queued() != 0) std::this_thread::yield();
+  const auto high = std::chrono::microseconds(model->run_times()[0].high_us);
+  TestRequest early;
+  early.deadline = Clock::now() + std::chrono::seconds(60);
+  model->submit(early);
+  model->cancel(early);
+  EXPECT_EQ(early.wait().status.reason, Reason::kCancelled);
+  EXPECT_EQ(model->margin_us(), 0);
+  TestRequest late;
+  late.deadline = Clock::now() + 4 * high;
+  model->submit(late);
+  EXPECT_FALSE(late.done());
+  std::this_thread::sleep_until(late.deadline - high / 2);
+  model->cancel(late);
+  late.wait();
+  EXPECT_GT(model->margin_us(), 0);
+  EXPECT_FALSE(first.done());
+  EXPECT_TRUE(first.wait().status.ok());
 }
 
 TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {

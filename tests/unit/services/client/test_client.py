@@ -385,6 +385,9 @@ class Models(ModelServiceServicer):  # its methods are named by the proto
         timing = self.ready.bucket_timings.add(batch_size=1)
         timing.p50.FromMicroseconds(16_000)
         timing.p99.FromMicroseconds(21_000)
+        timing.expected_p50.FromMicroseconds(15_000)
+        timing.expected_p90.FromMicroseconds(17_000)
+        self.ready.admission_margin.FromMicroseconds(700)
         self.failed = pb.Model(name="raptor", version=2, state=pb.MODEL_STATE_FAILED, status_message="corrupt")
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:  # noqa: N802
@@ -421,6 +424,8 @@ def test_models_are_values(serve: Serve) -> None:
     assert nanodet.labels_by_output == {"classes": ("person",)}
     assert (nanodet.max_batch_size, nanodet.batch_buckets) == (4, (1, 4))
     assert (nanodet.timings[0].p50_us, nanodet.timings[0].p99_us) == (16_000, 21_000)
+    assert (nanodet.timings[0].expected_p50_us, nanodet.timings[0].expected_p90_us) == (15_000, 17_000)
+    assert nanodet.admission_margin_us == 700
     assert dict(nanodet.engine_properties) == {"INFERENCE_PRECISION_HINT": "f32"}
     assert missing.value.metadata["model"] == "resnet"
     assert corrupt.value.reason == "CORRUPT_MODEL"

@@ -28,9 +28,10 @@ NATIVE = {
     "engine": "openvino_cpu",
     "engine_properties": {"NUM_STREAMS": "2"},
     "buckets": [
-        {"batch_size": 1, "p50_us": 15_250, "p99_us": 18_000, "runs": 20},
-        {"batch_size": 2, "p50_us": 1_250_000, "p99_us": 3_000_001, "runs": 20},
+        {"batch_size": 1, "p50_us": 15_250, "p99_us": 18_000, "median_us": 14_000, "high_us": 16_000},
+        {"batch_size": 2, "p50_us": 1_250_000, "p99_us": 3_000_001, "median_us": 1_000_000, "high_us": 2_000_000},
     ],
+    "margin_us": 1_500,
     "autopilot": None,
 }
 READY = ModelStatus(
@@ -77,6 +78,16 @@ def test_times_are_durations() -> None:
         (1, 15_250, 18_000),
         (2, 1_250_000, 3_000_001),
     ]
+    expected = [(one.expected_p50.ToMicroseconds(), one.expected_p90.ToMicroseconds()) for one in timings]
+    assert expected == [(14_000, 16_000), (1_000_000, 2_000_000)]
+
+
+def test_a_margin_is_a_duration_also_when_it_is_zero() -> None:
+    assert to_message(READY).admission_margin.ToMicroseconds() == 1_500
+    without = to_message(replace(READY, native={**NATIVE, "margin_us": 0}))
+    assert without.HasField("admission_margin")
+    assert without.admission_margin.ToMicroseconds() == 0
+    assert not to_message(replace(READY, state=State.AVAILABLE, native=None)).HasField("admission_margin")
 
 
 def test_a_version_that_is_not_loaded_has_a_signature_and_no_engine() -> None:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from starling.tensor.v1 import tensor_pb2 as starling_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'starling/predict/v1/model_service.proto\x12\x13starling.predict.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fstarling/tensor/v1/tensor.proto\"\xa5\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.starling.predict.v1.ModelState\x12\x16\n\x0estatus_message\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12.\n\x06inputs\x18\x06 \x03(\x0b\x32\x1e.starling.tensor.v1.TensorSpec\x12/\n\x07outputs\x18\x07 \x03(\x0b\x32\x1e.starling.tensor.v1.TensorSpec\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\x15\n\rbatch_buckets\x18\t \x03(\x05\x12\x39\n\x0e\x62ucket_timings\x18\n \x03(\x0b\x32!.starling.predict.v1.BucketTiming\x12\x0f\n\x07license\x18\x0b \x01(\t\x12K\n\x11\x65ngine_properties\x18\x0c \x03(\x0b\x32\x30.starling.predict.v1.Model.EnginePropertiesEntry\x12\x31\n\tautopilot\x18\r \x01(\x0b\x32\x1e.starling.predict.v1.Autopilot\x12\x10\n\x08stateful\x18\x0e \x01(\x08\x1a\x37\n\x15\x45nginePropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0cQueueSetting\x12.\n\x0b\x62\x61tch_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0emax_batch_size\x18\x02 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x03 \x01(\x05\x12\x32\n\x0f\x61\x64mission_bound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x03\n\tAutopilot\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".starling.predict.v1.AutopilotMode\x12*\n\x07slo_p99\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rslo_miss_rate\x18\x03 \x01(\x01\x12\x32\n\x07\x61pplied\x18\x04 \x01(\x0b\x32!.starling.predict.v1.QueueSetting\x12\x32\n\x07\x61\x64vised\x18\x05 \x01(\x0b\x32!.starling.predict.v1.QueueSetting\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12&\n\x03p99\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmiss_rate\x18\t \x01(\x01\x12G\n\rchange_counts\x18\n \x03(\x0b\x32\x30.starling.predict.v1.Autopilot.ChangeCountsEntry\x1a\x33\n\x11\x43hangeCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"r\n\x0c\x42ucketTiming\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.starling.predict.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.starling.predict.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\">\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.starling.predict.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"A\n\x13UnloadModelResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.starling.predict.v1.Model*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*z\n\rAutopilotMode\x12\x1e\n\x1a\x41UTOPILOT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UTOPILOT_MODE_OFF\x10\x01\x12\x19\n\x15\x41UTOPILOT_MODE_ADVISE\x10\x02\x12\x16\n\x12\x41UTOPILOT_MODE_ACT\x10\x03\x32\x84\x03\n\x0cModelService\x12]\n\nListModels\x12&.starling.predict.v1.ListModelsRequest\x1a\'.starling.predict.v1.ListModelsResponse\x12W\n\x08GetModel\x12$.starling.predict.v1.GetModelRequest\x1a%.starling.predict.v1.GetModelResponse\x12Z\n\tLoadModel\x12%.starling.predict.v1.LoadModelRequest\x1a&.starling.predict.v1.LoadModelResponse\x12`\n\x0bUnloadModel\x12\'.starling.predict.v1.UnloadModelRequest\x1a(.starling.predict.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'starling/predict/v1/model_service.proto\x12\x13starling.predict.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fstarling/tensor/v1/tensor.proto\"\xda\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.starling.predict.v1.ModelState\x12\x16\n\x0estatus_message\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12.\n\x06inputs\x18\x06 \x03(\x0b\x32\x1e.starling.tensor.v1.TensorSpec\x12/\n\x07outputs\x18\x07 \x03(\x0b\x32\x1e.starling.tensor.v1.TensorSpec\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\x15\n\rbatch_buckets\x18\t \x03(\x05\x12\x39\n\x0e\x62ucket_timings\x18\n \x03(\x0b\x32!.starling.predict.v1.BucketTiming\x12\x0f\n\x07license\x18\x0b \x01(\t\x12K\n\x11\x65ngine_properties\x18\x0c \x03(\x0b\x32\x30.starling.predict.v1.Model.EnginePropertiesEntry\x12\x31\n\tautopilot\x18\r \x01(\x0b\x32\x1e.starling.predict.v1.Autopilot\x12\x10\n\x08stateful\x18\x0e \x01(\x08\x12\x33\n\x10\x61\x64mission_margin\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x37\n\x15\x45nginePropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0cQueueSetting\x12.\n\x0b\x62\x61tch_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0emax_batch_size\x18\x02 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x03 \x01(\x05\x12\x32\n\x0f\x61\x64mission_bound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x03\n\tAutopilot\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".starling.predict.v1.AutopilotMode\x12*\n\x07slo_p99\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rslo_miss_rate\x18\x03 \x01(\x01\x12\x32\n\x07\x61pplied\x18\x04 \x01(\x0b\x32!.starling.predict.v1.QueueSetting\x12\x32\n\x07\x61\x64vised\x18\x05 \x01(\x0b\x32!.starling.predict.v1.QueueSetting\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12&\n\x03p99\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmiss_rate\x18\t \x01(\x01\x12G\n\rchange_counts\x18\n \x03(\x0b\x32\x30.starling.predict.v1.Autopilot.ChangeCountsEntry\x1a\x33\n\x11\x43hangeCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xd4\x01\n\x0c\x42ucketTiming\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x65xpected_p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x65xpected_p90\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.starling.predict.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.starling.predict.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\">\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.starling.predict.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"A\n\x13UnloadModelResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.starling.predict.v1.Model*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*z\n\rAutopilotMode\x12\x1e\n\x1a\x41UTOPILOT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41UTOPILOT_MODE_OFF\x10\x01\x12\x19\n\x15\x41UTOPILOT_MODE_ADVISE\x10\x02\x12\x16\n\x12\x41UTOPILOT_MODE_ACT\x10\x03\x32\x84\x03\n\x0cModelService\x12]\n\nListModels\x12&.starling.predict.v1.ListModelsRequest\x1a\'.starling.predict.v1.ListModelsResponse\x12W\n\x08GetModel\x12$.starling.predict.v1.GetModelRequest\x1a%.starling.predict.v1.GetModelResponse\x12Z\n\tLoadModel\x12%.starling.predict.v1.LoadModelRequest\x1a&.starling.predict.v1.LoadModelResponse\x12`\n\x0bUnloadModel\x12\'.starling.predict.v1.UnloadModelRequest\x1a(.starling.predict.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +37,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_ENGINEPROPERTIESENTRY']._serialized_options = b'8\001'
   _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._loaded_options = None
   _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1862
-  _globals['_MODELSTATE']._serialized_end=2028
-  _globals['_AUTOPILOTMODE']._serialized_start=2030
-  _globals['_AUTOPILOTMODE']._serialized_end=2152
+  _globals['_MODELSTATE']._serialized_start=2014
+  _globals['_MODELSTATE']._serialized_end=2180
+  _globals['_AUTOPILOTMODE']._serialized_start=2182
+  _globals['_AUTOPILOTMODE']._serialized_end=2304
   _globals['_MODEL']._serialized_start=130
-  _globals['_MODEL']._serialized_end=679
-  _globals['_MODEL_ENGINEPROPERTIESENTRY']._serialized_start=624
-  _globals['_MODEL_ENGINEPROPERTIESENTRY']._serialized_end=679
-  _globals['_QUEUESETTING']._serialized_start=682
-  _globals['_QUEUESETTING']._serialized_end=841
-  _globals['_AUTOPILOT']._serialized_start=844
-  _globals['_AUTOPILOT']._serialized_end=1294
-  _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._serialized_start=1243
-  _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._serialized_end=1294
-  _globals['_BUCKETTIMING']._serialized_start=1296
-  _globals['_BUCKETTIMING']._serialized_end=1410
-  _globals['_LISTMODELSREQUEST']._serialized_start=1412
-  _globals['_LISTMODELSREQUEST']._serialized_end=1445
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1447
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1511
-  _globals['_GETMODELREQUEST']._serialized_start=1513
-  _globals['_GETMODELREQUEST']._serialized_end=1561
-  _globals['_GETMODELRESPONSE']._serialized_start=1563
-  _globals['_GETMODELRESPONSE']._serialized_end=1624
-  _globals['_LOADMODELREQUEST']._serialized_start=1626
-  _globals['_LOADMODELREQUEST']._serialized_end=1675
-  _globals['_LOADMODELRESPONSE']._serialized_start=1677
-  _globals['_LOADMODELRESPONSE']._serialized_end=1739
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1741
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1792
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1794
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1859
-  _globals['_MODELSERVICE']._serialized_start=2155
-  _globals['_MODELSERVICE']._serialized_end=2543
+  _globals['_MODEL']._serialized_end=732
+  _globals['_MODEL_ENGINEPROPERTIESENTRY']._serialized_start=677
+  _globals['_MODEL_ENGINEPROPERTIESENTRY']._serialized_end=732
+  _globals['_QUEUESETTING']._serialized_start=735
+  _globals['_QUEUESETTING']._serialized_end=894
+  _globals['_AUTOPILOT']._serialized_start=897
+  _globals['_AUTOPILOT']._serialized_end=1347
+  _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._serialized_start=1296
+  _globals['_AUTOPILOT_CHANGECOUNTSENTRY']._serialized_end=1347
+  _globals['_BUCKETTIMING']._serialized_start=1350
+  _globals['_BUCKETTIMING']._serialized_end=1562
+  _globals['_LISTMODELSREQUEST']._serialized_start=1564
+  _globals['_LISTMODELSREQUEST']._serialized_end=1597
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1599
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1663
+  _globals['_GETMODELREQUEST']._serialized_start=1665
+  _globals['_GETMODELREQUEST']._serialized_end=1713
+  _globals['_GETMODELRESPONSE']._serialized_start=1715
+  _globals['_GETMODELRESPONSE']._serialized_end=1776
+  _globals['_LOADMODELREQUEST']._serialized_start=1778
+  _globals['_LOADMODELREQUEST']._serialized_end=1827
+  _globals['_LOADMODELRESPONSE']._serialized_start=1829
+  _globals['_LOADMODELRESPONSE']._serialized_end=1891
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1893
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1944
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1946
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2011
+  _globals['_MODELSERVICE']._serialized_start=2307
+  _globals['_MODELSERVICE']._serialized_end=2695
 # @@protoc_insertion_point(module_scope)

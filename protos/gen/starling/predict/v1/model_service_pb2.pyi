@@ -125,6 +125,7 @@ class Model(_message.Message):
     ENGINE_PROPERTIES_FIELD_NUMBER: _builtins.int
     AUTOPILOT_FIELD_NUMBER: _builtins.int
     STATEFUL_FIELD_NUMBER: _builtins.int
+    ADMISSION_MARGIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as in the repository."""
     version: _builtins.int
@@ -165,6 +166,12 @@ class Model(_message.Message):
     def autopilot(self) -> Global___Autopilot:
         """What keeps its latency objective; absent without an objective and unless ready."""
 
+    @_builtins.property
+    def admission_margin(self) -> _duration_pb2.Duration:
+        """Time that admission keeps free before the deadline of a request that has to wait: how much later than predicted one answer in
+        twenty comes, at most the time of one run; absent unless ready.
+        """
+
     def __init__(
         self,
         *,
@@ -182,10 +189,11 @@ class Model(_message.Message):
         engine_properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         autopilot: Global___Autopilot | None = ...,
         stateful: _builtins.bool = ...,
+        admission_margin: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission_margin", b"admission_margin", "autopilot", b"autopilot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autopilot", b"autopilot", "batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "stateful", b"stateful", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_margin", b"admission_margin", "autopilot", b"autopilot", "batch_buckets", b"batch_buckets", "bucket_timings", b"bucket_timings", "engine", b"engine", "engine_properties", b"engine_properties", "inputs", b"inputs", "license", b"license", "max_batch_size", b"max_batch_size", "name", b"name", "outputs", b"outputs", "state", b"state", "stateful", b"stateful", "status_message", b"status_message", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,15 +336,25 @@ class BucketTiming(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     P50_FIELD_NUMBER: _builtins.int
     P99_FIELD_NUMBER: _builtins.int
+    EXPECTED_P50_FIELD_NUMBER: _builtins.int
+    EXPECTED_P90_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in the batch, >= 1."""
     @_builtins.property
     def p50(self) -> _duration_pb2.Duration:
-        """Median engine time."""
+        """Median engine time since the model was loaded."""
 
     @_builtins.property
     def p99(self) -> _duration_pb2.Duration:
-        """99th percentile of the engine time."""
+        """99th percentile of the engine time since the model was loaded."""
+
+    @_builtins.property
+    def expected_p50(self) -> _duration_pb2.Duration:
+        """Median that batches are formed by now, from the latest runs."""
+
+    @_builtins.property
+    def expected_p90(self) -> _duration_pb2.Duration:
+        """90th percentile that answers in time are promised by now, from the latest runs."""
 
     def __init__(
         self,
@@ -344,10 +362,12 @@ class BucketTiming(_message.Message):
         batch_size: _builtins.int = ...,
         p50: _duration_pb2.Duration | None = ...,
         p99: _duration_pb2.Duration | None = ...,
+        expected_p50: _duration_pb2.Duration | None = ...,
+        expected_p90: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_p50", b"expected_p50", "expected_p90", b"expected_p90", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "expected_p50", b"expected_p50", "expected_p90", b"expected_p90", "p50", b"p50", "p99", b"p99"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
