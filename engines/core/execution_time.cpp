@@ -9,6 +9,8 @@ namespace {
 constexpr std::size_t kEstimateEvery = 8;
 // After this many runs of others a bucket's own estimate is out of date.
 constexpr std::size_t kStaleAfter = 2048;
+// Of a row's engine time, what a larger batch must leave of it to pay.
+constexpr double kPays = 0.9;
 
 }  // namespace
 
@@ -42,6 +44,24 @@ void ExecutionTime::reconcile() {
     }
     larger = &now;
   }
+  find_what_pays();
+}
+
+void ExecutionTime::find_what_pays() {
+  const auto row_us = [](const Estimate& bucket) {
+    return static_cast<double>(bucket.now.median_us) / static_cast<double>(bucket.rows);
+  };
+  auto least = row_us(estimates_.front());
+  for (std::size_t i = 1; i < estimates_.size(); ++i) {
+    auto& bucket = estimates_[i];
+    bucket.pays = row_us(bucket) <= kPays * least;
+    if (bucket.pays) least = row_us(bucket);
+  }
+}
+
+std::size_t ExecutionTime::largest_that_pays(std::size_t most) const noexcept {
+  while (!estimates_[most].pays) --most;
+  return most;
 }
 
 void ExecutionTime::estimate(Bucket& bucket) {
@@ -64,6 +84,7 @@ std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime:
   if (rows <= 0) return 0;
   std::int64_t best = -1;
   for (const auto& bucket : estimates_) {
+    if (!bucket.pays) continue;
     const auto whole = rows / bucket.rows;
     const auto rest = rows % bucket.rows;
     const auto rest_us = rest == 0 ? 0 : estimates_[bucket_for(rest)].now.*quantile;

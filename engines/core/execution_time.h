@@ -18,6 +18,9 @@ struct RunTime {
 // and move the high quantile only while they make up a tenth of the window; a lasting change is adopted within half
 // a window. A bucket that is believed to take longer than a larger one is never chosen, so nothing would correct it:
 // unless its own recent runs say so it is taken to be as quick as the larger one. Not thread-safe; pure: no clock.
+//
+// A larger bucket pays when it saves a row at least a tenth of the engine time: its requests are all answered when the
+// last of them would be alone, and a few percent are noise. Convnets gain nothing from batches on a CPU.
 class ExecutionTime {
  public:
   static constexpr std::size_t kWindow = 64;
@@ -31,13 +34,18 @@ class ExecutionTime {
   std::int64_t rows(std::size_t bucket) const noexcept { return estimates_[bucket].rows; }
   std::size_t size() const noexcept { return estimates_.size(); }
 
+  // True of the smallest bucket, and of those in which a row takes clearly less time than in every smaller one.
+  bool pays(std::size_t bucket) const noexcept { return estimates_[bucket].pays; }
+  // The largest bucket up to `most` that pays.
+  std::size_t largest_that_pays(std::size_t most) const noexcept;
+
   // Smallest bucket that holds `rows`; the largest when none does.
   std::size_t bucket_for(std::int64_t rows) const noexcept;
 
   // What the best batch saves a row against a run of the smallest.
   std::int64_t gain_us() const noexcept;
 
-  // Median engine time to work off `rows` waiting rows on one slot, in the cheapest batches.
+  // Median engine time to work off `rows` waiting rows on one slot, in the cheapest batches that pay.
   std::int64_t backlog_us(std::int64_t rows) const noexcept;
 
   // The same for runs that all take their high quantile: what a promise is made on. While requests wait the engine
@@ -49,6 +57,7 @@ class ExecutionTime {
   struct Estimate {
     std::int64_t rows = 1;
     RunTime now;  // what is believed
+    bool pays = true;
   };
   struct Bucket {
     std::array<std::int64_t, kWindow> window{};
@@ -59,6 +68,7 @@ class ExecutionTime {
 
   static void estimate(Bucket& bucket);
   void reconcile();
+  void find_what_pays();
   std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
 
   std::vector<Estimate> estimates_;

@@ -360,14 +360,15 @@ std::vector<Request*> Scheduler::companions(Request& first) const {
   return joining;
 }
 
-// The bucket with the least engine time a row among those whose run every member survives; when there is none,
-// the one that is quickest over.
+// The bucket with the least engine time a row among those that pay and whose run every member survives; when there is
+// none, the one that is quickest over.
 std::size_t Scheduler::choose_bucket(const std::vector<Request*>& joining, TimePoint now) const {
   const auto smallest = times_.bucket_for(joining.front()->rows);
   auto best = smallest;
   double best_cost = 0;
   bool best_safe = false;
   for (auto b = smallest; b <= std::max(smallest, largest_bucket_); ++b) {
+    if (b != smallest && !times_.pays(b)) continue;
     std::int64_t rows = 0;
     auto earliest = TimePoint::max();
     for (const Request* request : joining) {
@@ -377,7 +378,7 @@ std::size_t Scheduler::choose_bucket(const std::vector<Request*>& joining, TimeP
       earliest = std::min(earliest, request->deadline);
     }
     const auto run = times_.run_time(b);
-    const bool safe = fifo() || microseconds_between(now, earliest) >= run.median_us;
+    const bool safe = fifo() || microseconds_between(now, earliest) >= run.high_us;
     const auto cost = static_cast<double>(run.median_us) / static_cast<double>(safe ? rows : 1);
     if (b == smallest || (safe && !best_safe) || (safe == best_safe && cost < best_cost)) {
       best = b;
@@ -405,7 +406,7 @@ Dispatch Scheduler::next(TimePoint now) {
     earliest = std::min(earliest, request->due);
   }
   // Waiting for more pays only while the largest batch is not full and nobody's slack is eaten by it.
-  if (options_.batch_delay_us > 0 && waiting < times_.rows(largest_bucket_)) {
+  if (options_.batch_delay_us > 0 && waiting < times_.rows(times_.largest_that_pays(largest_bucket_))) {
     const auto latest_start = earliest - std::chrono::microseconds(times_.run_time(times_.bucket_for(waiting)).high_us);
     dispatch.wake = std::min(first->arrival + std::chrono::microseconds(options_.batch_delay_us), latest_start);
     if (dispatch.wake > now) return dispatch;
