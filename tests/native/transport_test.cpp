@@ -456,7 +456,9 @@ TEST_F(Transport, StoppingCancelsWhatIsLeftAndWaitsForIt) {
 }
 
 TEST(TransportMetadata, TimeoutsAreRead) {
-  EXPECT_EQ(parse_timeout("250m"), 250ms);
+  EXPECT_EQ(parse_timeout("250000u"), 250ms);
+  EXPECT_EQ(parse_timeout("250m"), 249500us);
+  EXPECT_EQ(parse_timeout("0m"), 0ms);
   EXPECT_EQ(parse_timeout("1H"), 1h);
   EXPECT_EQ(parse_timeout("0n"), 0ns);
   EXPECT_EQ(parse_timeout("12345678u"), 12345678us);

@@ -20,7 +20,7 @@ struct Stream;
 // What a call begins with.
 struct CallHead {
   std::string method;                     // "/package.Service/Method"
-  TimePoint deadline = TimePoint::max();  // of `grpc-timeout`
+  TimePoint deadline = TimePoint::max();  // an answer that leaves later comes after `grpc-timeout` to its caller
   std::string tenant;                     // `x-tenant`, which the gateway sets
   std::string routed;                     // `x-model-default`: "NAME:VERSION" of requests that name no version
 };

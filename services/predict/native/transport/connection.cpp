@@ -21,6 +21,7 @@ constexpr std::size_t kReadsMax = 4;           // in a row, then other connectio
 constexpr std::size_t kRecordMin = 4096;       // less is not worth a TLS record of its own
 constexpr std::size_t kPrefixBytes = 5;
 constexpr std::chrono::seconds kGreetingMax{10};
+constexpr std::chrono::seconds kRoundTripFor{1};  // it is believed, then asked for again
 // Cancelling is ordinary where the newest frame wins, and a gateway sends all of it over one connection.
 constexpr std::uint64_t kResetBurst = 100'000;
 constexpr std::uint64_t kResetsPerSecond = 20'000;
@@ -382,6 +383,14 @@ Stream* Connection::open_stream(std::int32_t id) {
   return &stream;
 }
 
+Clock::duration Connection::round_trip(TimePoint now) {
+  if (now - round_trip_asked_ > kRoundTripFor) {
+    round_trip_asked_ = now;
+    round_trip_ = socket_.round_trip();
+  }
+  return round_trip_;
+}
+
 void Connection::on_header(Stream& stream, std::string_view name, std::string_view value) {
   stream.header_bytes += static_cast<std::uint32_t>(name.size() + value.size() + 32);
   if (stream.header_bytes > kHeaderBytesMax) return;
@@ -395,7 +404,8 @@ void Connection::on_header(Stream& stream, std::string_view name, std::string_vi
     const auto timeout = parse_timeout(value);
     stream.bad_timeout = !timeout;
     const auto now = Clock::now();
-    if (timeout && *timeout < std::chrono::hours(24)) stream.head.deadline = now + *timeout;
+    // The caller's clock ran while the request came, and runs on until the answer is there.
+    if (timeout && *timeout < std::chrono::hours(24)) stream.head.deadline = now + *timeout - round_trip(now);
   } else if (name == "x-tenant") {
     stream.head.tenant = value;
   } else if (name == "x-model-default") {

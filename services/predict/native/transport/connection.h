@@ -52,6 +52,7 @@ class Connection {
   };
 
   Stream* open_stream(std::int32_t id);
+  Clock::duration round_trip(TimePoint now);
   void on_header(Stream& stream, std::string_view name, std::string_view value);
   void on_head(Stream& stream);
   void on_data(Stream& stream, std::span<const std::uint8_t> data);
@@ -88,6 +89,8 @@ class Connection {
   std::vector<std::int32_t> resumable_;  // streams whose window has room again
   std::function<void()> greeting_late_;
   TimePoint greeting_until_;
+  Clock::duration round_trip_{};
+  TimePoint round_trip_asked_;
   std::uint32_t events_ = 0;
   bool greeted_ = false;
   bool secured_ = false;

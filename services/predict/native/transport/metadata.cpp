@@ -18,7 +18,7 @@ std::optional<Clock::duration> parse_timeout(std::string_view text) noexcept {
     case 'S':
       return std::chrono::seconds(value);
     case 'm':
-      return std::chrono::milliseconds(value);
+      return std::chrono::microseconds(value == 0 ? 0 : value * 1000 - 500);
     case 'u':
       return std::chrono::microseconds(value);
     case 'n':

@@ -9,7 +9,8 @@
 
 namespace starling::transport {
 
-// The time that `grpc-timeout` grants, such as "250m"; nothing when it is malformed.
+// The time that `grpc-timeout` grants, such as "250u"; nothing when it is malformed. Clients that count in whole
+// milliseconds round what is left up to the next one: of such a time half of one is taken off.
 std::optional<Clock::duration> parse_timeout(std::string_view text) noexcept;
 
 // `grpc-message`: printable ASCII but '%', the rest as %XX.

@@ -1,7 +1,7 @@
 #include "socket.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -62,6 +62,13 @@ Socket::State Socket::handshake() {
   unsigned size = 0;
   SSL_get0_alpn_selected(ssl_.get(), &name, &size);
   return size > 0 ? State::kDone : State::kClosed;
+}
+
+Clock::duration Socket::round_trip() const noexcept {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return {};
+  return std::chrono::microseconds(info.tcpi_min_rtt == ~0U ? 0 : info.tcpi_min_rtt);
 }
 
 Socket::State Socket::read(std::span<std::uint8_t> into, std::size_t& size) {

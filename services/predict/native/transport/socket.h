@@ -41,6 +41,9 @@ class Socket {
   State handshake();
   bool wants_write() const noexcept { return wants_write_; }
 
+  // The least time that a byte took to the peer and its acknowledgement back, in the last minutes; 0 while unknown.
+  Clock::duration round_trip() const noexcept;
+
  private:
   State state_of(int result);
 

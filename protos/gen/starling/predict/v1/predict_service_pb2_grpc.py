@@ -66,7 +66,8 @@ class PredictServiceServicer:
     """
 
     def Predict(self, request, context):
-        """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts.
+        """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts. The node takes off the
+        gRPC deadline what the connection needs for a round trip: an answer that leaves later would come too late.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class PredictServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_predict_service_pb2.PredictRequest, _predict_service_pb2.PredictResponse]
-    """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts."""
+    """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts. The node takes off the
+    gRPC deadline what the connection needs for a round trip: an answer that leaves later would come too late.
+    """
     PredictStream: _grpc.StreamStreamMultiCallable[_predict_service_pb2.PredictStreamRequest, _predict_service_pb2.PredictStreamResponse]
     """Runs a sequence of requests. Answers come in the order of the requests; a refused request is answered
     with `error` set and the stream goes on.
@@ -62,7 +64,9 @@ class PredictServiceAsyncStub(PredictServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_predict_service_pb2.PredictRequest, _predict_service_pb2.PredictResponse]  # type: ignore[assignment]
-    """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts."""
+    """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts. The node takes off the
+    gRPC deadline what the connection needs for a round trip: an answer that leaves later would come too late.
+    """
     PredictStream: _aio.StreamStreamMultiCallable[_predict_service_pb2.PredictStreamRequest, _predict_service_pb2.PredictStreamResponse]  # type: ignore[assignment]
     """Runs a sequence of requests. Answers come in the order of the requests; a refused request is answered
     with `error` set and the stream goes on.
@@ -85,7 +89,9 @@ class PredictServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predict_service_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predict_service_pb2.PredictResponse, _abc.Awaitable[_predict_service_pb2.PredictResponse]]:
-        """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts."""
+        """Runs one request. The gRPC deadline and `budget` both bound the answer; the earlier one counts. The node takes off the
+        gRPC deadline what the connection needs for a round trip: an answer that leaves later would come too late.
+        """
 
     @_abc_1.abstractmethod
     def PredictStream(
