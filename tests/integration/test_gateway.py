@@ -29,7 +29,7 @@ from mesh.errors import PortTaken
 from mesh.gateway import GatewaySite, bootstrap, envoy_program, find_envoy
 from mesh.local_mesh import LocalMesh, MeshPlan, start_mesh
 from mesh.supervisor import Supervisor
-from services.client import AsyncClient, RetryPolicy
+from services.client import AsyncClient, Prediction, RetryPolicy
 from services.host import Address
 
 pytestmark = pytest.mark.asyncio
@@ -217,19 +217,17 @@ async def test_a_gateway_that_is_replaced_surfaces_no_error_and_two_hundred_agen
         target = str(mesh.gateway)
         agents = [await stack.enter_async_context(AsyncClient(target, retry=tries)) for _ in range(200)]
 
-        async def ask() -> list[str]:
-            answers = await asyncio.gather(*(each.predict("nanodet-small", frame, deadline_s=30) for each in agents))
-            return [answer.node for answer in answers]
+        def ask() -> list[asyncio.Task[Prediction]]:
+            return [asyncio.create_task(each.predict("nanodet-small", frame, deadline_s=30)) for each in agents]
 
-        assert all(await ask())
-        asking = asyncio.create_task(ask())  # some of these are under way when it dies
-        await asyncio.sleep(0.05)
+        await asyncio.gather(*ask())
+        under_way = ask()
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         await mesh.gateway_child.kill()
-        waiting = asyncio.create_task(ask())
+        waiting = ask()
         site = GatewaySite("gateway", mesh.gateway, mesh.control)
         (again,) = await supervisor.start([envoy_program(find_envoy(), bootstrap(site), tmp_path)])
-        assert all(await asking)
-        assert all(await waiting)
+        assert all(answer.node for answer in await asyncio.gather(*under_way, *waiting))
         admin = Address.parse(again.facts["admin"])
         connections = await read_stats(admin, "http.mesh.downstream_cx_total")
         assert connections["http.mesh.downstream_cx_total"] >= len(agents)
