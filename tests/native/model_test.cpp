@@ -363,11 +363,11 @@ TEST(Model, HungSlotIsNotCountedOnWhenRequestsAreAdmitted) {
   std::atomic<bool> hang_next = false;
   std::atomic<bool> hang_on = true;
   const auto run = [&] {
-    std::this_thread::sleep_for(milliseconds(100));
+    std::this_thread::sleep_for(milliseconds(200));
     if (hang_next.exchange(false)) hang_on.wait(true);
   };
   auto config = echo_config();
-  config.watchdog_us = 400'000;
+  config.watchdog_us = 800'000;
   config.instances = 2;
   config.buckets = {1};
   Model model(config, std::make_unique<ScriptedEngine>(config.signature, config.instances, run));
@@ -383,10 +383,10 @@ TEST(Model, HungSlotIsNotCountedOnWhenRequestsAreAdmitted) {
     std::this_thread::sleep_for(milliseconds(1));
   }
   TestRequest running;
+  TestRequest next;
+  next.deadline = Clock::now() + milliseconds(320);  // for one run, not for two, whenever the first begins
   model.submit(running);
   while (model.queued() != 0) std::this_thread::yield();
-  TestRequest next;
-  next.deadline = Clock::now() + milliseconds(160);  // for one run, not for two
   model.submit(next);
   const bool refused_at_once = next.done();
   EXPECT_EQ(next.wait().status.reason, Reason::kDeadlineUnmeetable);
