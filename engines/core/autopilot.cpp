@@ -81,7 +81,10 @@ class Step {
   double row_cost(std::int64_t bucket) const {
     return std::max(1.0, static_cast<double>(run_time(bucket).median_us)) / static_cast<double>(rows(bucket));
   }
-  std::int64_t rows_per_second() const { return seen_.window_us > 0 ? seen_.rows * 1'000'000 / seen_.window_us : 0; }
+  // While all slots are busy: what comes may be less, and more of it no merit of theirs.
+  std::int64_t rows_per_second() const {
+    return seen_.busy_us > 0 ? seen_.rows * seen_.applied.slots * 1'000'000 / seen_.busy_us : 0;
+  }
   bool slow() const { return seen_.answered > 0 && seen_.p99_us > policy_.p99_us; }
   bool queue_grows() const { return seen_.wait_us > policy_.p99_us; }
   bool loaded() const { return busy_ >= kLoaded || seen_.wait_us > policy_.p99_us / 2; }

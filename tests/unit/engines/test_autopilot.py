@@ -217,10 +217,12 @@ def test_slots_that_idle_are_given_back_and_taken_again() -> None:
     assert flight.get_p99_us(23, 30) <= 100_000
 
 
-def test_a_slot_that_only_slows_the_others_down_is_given_back() -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_a_slot_that_only_slows_the_others_down_is_given_back(seed: int) -> None:
+    # More is answered with it, because more is asked; that is no merit of the slot.
     machine = Machine(slots=2, cores=1)
     steps = [(0.2 * machine.capacity, 15.0), (1.2 * machine.capacity, 20.0)]
-    flight = machine.fly(arrive_in_steps(4, steps, budget_us=1_000_000), 100_000)
+    flight = machine.fly(arrive_in_steps(seed, steps, budget_us=1_000_000), 100_000)
     assert flight.at(14)["slots"] == 1
     assert "slot_gained_nothing" in flight.reasons()
     assert flight.at(34)["slots"] == 1
