@@ -7,15 +7,15 @@ import numpy
 import numpy.typing
 
 
-def simulate(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slots: int = 1, discipline: str = 'deadline', batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> list[list[int]]:
+def simulate(arrivals: numpy.typing.NDArray[numpy.int64], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slots: int = 1, discipline: str = 'deadline', batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> numpy.typing.NDArray[numpy.int64]:
     """
     Runs the real scheduler in virtual time against an engine that only takes time.
 
-    arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.
-    Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().
+    arrivals: int64[n, 7], by arrival: arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows.
+    Returns int64[n, 5]: reason (0 is answered, see reasons()), start_us, end_us, predicted_us, batch_rows.
     """
 
-def simulate_autopilot(arrivals: Sequence[Sequence[int]], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slo_p99_us: int, slo_miss_rate: float = 0.01, mode: str = 'act', slots: int = 1, cores: int = 0, slowdowns: Sequence[tuple[int, float]] = (), batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> tuple[list[list[int]], dict[str, Any], list[dict[str, Any]]]:
+def simulate_autopilot(arrivals: numpy.typing.NDArray[numpy.int64], *, bucket_rows: Sequence[int], bucket_run_us: Sequence[int], slo_p99_us: int, slo_miss_rate: float = 0.01, mode: str = 'act', slots: int = 1, cores: int = 0, slowdowns: Sequence[tuple[int, float]] = (), batch_delay_us: int = 0, queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> tuple[numpy.typing.NDArray[numpy.int64], dict[str, Any], list[dict[str, Any]]]:
     """
     As `simulate`, with the autopilot at work. Returns the rows, its policy and its records.
 

@@ -8,6 +8,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <condition_variable>
 #include <cstring>
 
@@ -292,7 +293,8 @@ std::optional<OwnedPlane> luma_of(const BgrFrame& frame) {
                     {static_cast<std::size_t>(keep->height), static_cast<std::size_t>(keep->width)}, owner);
 }
 
-using Row = std::vector<std::int64_t>;
+using Arrivals = nb::ndarray<const std::int64_t, nb::shape<-1, 7>, nb::c_contig, nb::device::cpu>;
+using Outcomes = nb::ndarray<nb::numpy, std::int64_t, nb::shape<-1, 5>>;
 
 // A century, and an hour: far from where a clock that counts nanoseconds ends.
 constexpr std::int64_t kSimulatedUsMax = std::int64_t{1} << 52;
@@ -304,12 +306,11 @@ void check_number(const char* name, std::int64_t value, std::int64_t low, std::i
                                    " to " + std::to_string(high));
 }
 
-// Rows of numbers in, rows of numbers out: a trace may have a hundred thousand of them.
-std::vector<SimulatedRequest> read_arrivals(const std::vector<Row>& arrivals) {
+std::vector<SimulatedRequest> read_arrivals(const Arrivals& arrivals) {
   std::vector<SimulatedRequest> requests;
-  for (const auto& row : arrivals) {
-    if (row.size() != 7)
-      raise(Reason::kInvalidInput, "an arrival has " + std::to_string(row.size()) + " numbers, wanted 7");
+  requests.reserve(arrivals.shape(0));
+  const auto* row = arrivals.data();
+  for (std::size_t i = 0; i < arrivals.shape(0); ++i, row += 7) {
     check_number("arrival_us", row[0], 0, kSimulatedUsMax);
     check_number("deadline_us", row[1], -kSimulatedUsMax, kSimulatedUsMax);
     requests.push_back({row[0], row[1], static_cast<std::int32_t>(row[2]), static_cast<std::int32_t>(row[3]),
@@ -346,31 +347,31 @@ SimulationOptions read_machine(const std::vector<std::int64_t>& bucket_rows,
   return options;
 }
 
-std::pair<std::vector<Row>, SimulationReport> run_simulation(const std::vector<Row>& arrivals,
-                                                             const SimulationOptions& options) {
+SimulationReport run_simulation(const Arrivals& arrivals, const SimulationOptions& options) {
   const auto requests = read_arrivals(arrivals);
-  SimulationReport report;
-  {
-    const nb::gil_scoped_release released;
-    report = simulate(requests, options);
-  }
-  std::vector<Row> rows;
-  for (const auto& outcome : report.outcomes) {
-    rows.push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
-                    outcome.batch_rows});
-  }
-  return {std::move(rows), std::move(report)};
+  const nb::gil_scoped_release released;
+  return simulate(requests, options);
 }
 
-std::vector<Row> simulate_rows(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
-                               const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
-                               std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
-  return run_simulation(arrivals,
-                        read_machine(bucket_rows, bucket_run_us, slots, order, batch_delay_us, queue_max, noise, seed))
-      .first;
+Outcomes to_rows(const std::vector<SimulatedOutcome>& outcomes) {
+  auto* rows = new std::vector<std::array<std::int64_t, 5>>;  // NOLINT: owned by the capsule
+  const nb::capsule owner(rows, [](void* p) noexcept { delete static_cast<decltype(rows)>(p); });
+  rows->reserve(outcomes.size());
+  for (const auto& outcome : outcomes) {
+    rows->push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
+                     outcome.batch_rows});
+  }
+  return Outcomes(rows->data(), {rows->size(), 5}, owner);
 }
 
-nb::tuple simulate_autopilot(const std::vector<Row>& arrivals, const std::vector<std::int64_t>& bucket_rows,
+Outcomes simulate_rows(const Arrivals& arrivals, const std::vector<std::int64_t>& bucket_rows,
+                       const std::vector<std::int64_t>& bucket_run_us, int slots, const std::string& order,
+                       std::int64_t batch_delay_us, std::size_t queue_max, double noise, std::uint64_t seed) {
+  const auto options = read_machine(bucket_rows, bucket_run_us, slots, order, batch_delay_us, queue_max, noise, seed);
+  return to_rows(run_simulation(arrivals, options).outcomes);
+}
+
+nb::tuple simulate_autopilot(const Arrivals& arrivals, const std::vector<std::int64_t>& bucket_rows,
                              const std::vector<std::int64_t>& bucket_run_us, std::int64_t slo_p99_us,
                              double slo_miss_rate, const std::string& mode, int slots, int cores,
                              const std::vector<std::pair<std::int64_t, double>>& slowdowns, std::int64_t batch_delay_us,
@@ -382,10 +383,10 @@ nb::tuple simulate_autopilot(const std::vector<Row>& arrivals, const std::vector
   options.autopilot = autopilot_mode(mode);
   options.slo_p99_us = slo_p99_us;
   options.slo_miss_rate = slo_miss_rate;
-  const auto [rows, report] = run_simulation(arrivals, options);
+  const auto report = run_simulation(arrivals, options);
   nb::list records;
   for (const auto& record : report.records) records.append(to_dict(record));
-  return nb::make_tuple(rows, to_dict(report.policy), records);
+  return nb::make_tuple(to_rows(report.outcomes), to_dict(report.policy), records);
 }
 
 }  // namespace
@@ -407,19 +408,23 @@ NB_MODULE(_core, m) {
 
   m.def("simulate", &simulate_rows, "arrivals"_a, nb::kw_only(), "bucket_rows"_a, "bucket_run_us"_a, "slots"_a = 1,
         "discipline"_a = "deadline", "batch_delay_us"_a = 0, "queue_max"_a = 256, "noise"_a = 0.0, "seed"_a = 0,
+        nb::sig("def simulate(arrivals: numpy.typing.NDArray[numpy.int64], *, "
+                "bucket_rows: collections.abc.Sequence[int], bucket_run_us: collections.abc.Sequence[int], "
+                "slots: int = 1, discipline: str = 'deadline', batch_delay_us: int = 0, queue_max: int = 256, "
+                "noise: float = 0.0, seed: int = 0) -> numpy.typing.NDArray[numpy.int64]"),
         "Runs the real scheduler in virtual time against an engine that only takes time.\n\n"
-        "arrivals: rows of (arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows), by arrival.\n"
-        "Returns rows of (reason, start_us, end_us, predicted_us, batch_rows); reason 0 is answered, see reasons().");
+        "arrivals: int64[n, 7], by arrival: arrival_us, deadline_us, priority, tenant, stream or -1, sequence, rows.\n"
+        "Returns int64[n, 5]: reason (0 is answered, see reasons()), start_us, end_us, predicted_us, batch_rows.");
   m.def("simulate_autopilot", &simulate_autopilot, "arrivals"_a, nb::kw_only(), "bucket_rows"_a, "bucket_run_us"_a,
         "slo_p99_us"_a, "slo_miss_rate"_a = 0.01, "mode"_a = "act", "slots"_a = 1, "cores"_a = 0,
         "slowdowns"_a = std::vector<std::pair<std::int64_t, double>>{}, "batch_delay_us"_a = 0, "queue_max"_a = 256,
         "noise"_a = 0.0, "seed"_a = 0,
-        nb::sig("def simulate_autopilot(arrivals: collections.abc.Sequence[collections.abc.Sequence[int]], *, "
+        nb::sig("def simulate_autopilot(arrivals: numpy.typing.NDArray[numpy.int64], *, "
                 "bucket_rows: collections.abc.Sequence[int], bucket_run_us: collections.abc.Sequence[int], "
                 "slo_p99_us: int, slo_miss_rate: float = 0.01, mode: str = 'act', slots: int = 1, cores: int = 0, "
                 "slowdowns: collections.abc.Sequence[tuple[int, float]] = (), batch_delay_us: int = 0, "
                 "queue_max: int = 256, noise: float = 0.0, seed: int = 0) -> "
-                "tuple[list[list[int]], dict[str, typing.Any], list[dict[str, typing.Any]]]"),
+                "tuple[numpy.typing.NDArray[numpy.int64], dict[str, typing.Any], list[dict[str, typing.Any]]]"),
         "As `simulate`, with the autopilot at work. Returns the rows, its policy and its records.\n\n"
         "cores: runs side by side beyond these slow each other down; 0 is as many as slots.\n"
         "slowdowns: from a time on, runs take a factor as long.");

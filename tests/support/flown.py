@@ -6,15 +6,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
-from engines._core import autopilot_decide, reasons, simulate_autopilot
-from tests.support.simulated import Arrival, Ending
+import numpy as np
+from numpy.typing import NDArray
 
-_REASONS = reasons()
+from engines._core import autopilot_decide, simulate_autopilot
+from tests.support.simulated import Arrival
+
+Rows = NDArray[np.int64]
 LEVERS = ("batch_delay_us", "largest_bucket", "slots", "bound_us")
 Setting = dict[str, int]
+_AT, _START, _END = 0, 1, 2  # columns of arrivals, and of endings
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ class Machine:
         row_us = min(us / n for us, n in zip(self.bucket_run_us, self.buckets, strict=True))
         return min(self.cores or self.slots, self.slots) * 1e6 / (row_us * (1 + self.noise / 2))
 
-    def fly(self, arrivals: Sequence[Arrival], slo_us: int, mode: str = "act") -> Flight:
+    def fly(self, arrivals: Rows, slo_us: int, mode: str = "act") -> Flight:
         """Returns what the autopilot did and what became of each arrival."""
-        rows, policy, records = simulate_autopilot(
-            [list(arrival) for arrival in arrivals],
+        endings, policy, records = simulate_autopilot(
+            arrivals,
             bucket_rows=self.buckets,
             bucket_run_us=self.bucket_run_us,
             slo_p99_us=slo_us,
@@ -57,17 +60,16 @@ class Machine:
             noise=self.noise,
             seed=self.seed,
         )
-        endings = [Ending(_REASONS[reason], *rest) for reason, *rest in rows]
-        return Flight(slo_us, tuple(arrivals), tuple(endings), policy, tuple(records))
+        return Flight(slo_us, arrivals, endings, policy, tuple(records))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flight:
-    """What was seen and decided, and what became of the requests."""
+    """What was seen and decided, and what became of the requests; `arrivals` and `endings` are those of `simulate`."""
 
     slo_us: int
-    arrivals: tuple[Arrival, ...]
-    endings: tuple[Ending, ...]
+    arrivals: Rows
+    endings: Rows
     policy: dict[str, Any]
     records: tuple[dict[str, Any], ...]
 
@@ -85,17 +87,17 @@ class Flight:
 
     def get_p99_us(self, from_s: float, to_s: float) -> int:
         """Returns the 99th percentile of the answers given in that time; 0 without any."""
-        times = sorted(
-            ending.end_us - arrival.at_us
-            for arrival, ending in zip(self.arrivals, self.endings, strict=True)
-            if ending.ran and from_s * 1e6 <= ending.end_us < to_s * 1e6
-        )
-        return times[math.floor(0.99 * (len(times) - 1))] if times else 0
+        answered = self._answered(from_s, to_s)
+        times = np.sort(self.endings[answered, _END] - self.arrivals[answered, _AT])
+        return int(times[math.floor(0.99 * (len(times) - 1))]) if len(times) else 0
 
     def get_answered(self, from_s: float, to_s: float) -> float:
         """Returns the answers a second given in that time."""
-        count = sum(e.ran and from_s * 1e6 <= e.end_us < to_s * 1e6 for e in self.endings)
-        return count / (to_s - from_s)
+        return float(np.count_nonzero(self._answered(from_s, to_s))) / (to_s - from_s)
+
+    def _answered(self, from_s: float, to_s: float) -> NDArray[np.bool_]:
+        end_us = self.endings[:, _END]
+        return (self.endings[:, _START] >= 0) & (from_s * 1e6 <= end_us) & (end_us < to_s * 1e6)
 
     def count_reversals(self) -> dict[str, int]:
         """Returns how often each lever changed its direction."""
@@ -119,15 +121,15 @@ class Flight:
         return True
 
 
-def arrive_in_steps(seed: int, steps: Sequence[tuple[float, float]], *, budget_us: int) -> list[Arrival]:
+def arrive_in_steps(seed: int, steps: Sequence[tuple[float, float]], *, budget_us: int) -> Rows:
     """Returns Poisson arrivals of (rate a second, seconds) one after another."""
-    rng = Random(seed)
-    arrivals, begin_s = [], 0.0
+    rng = np.random.default_rng(seed)
+    parts, begin_s = [], 0.0
     for rate, seconds in steps:
-        at_s = begin_s + rng.expovariate(rate)
-        while at_s < begin_s + seconds:
-            at_us = int(at_s * 1e6)
-            arrivals.append(Arrival(at_us, at_us + budget_us))
-            at_s += rng.expovariate(rate)
+        # So many points anywhere, in order, are a Poisson process.
+        parts.append(np.sort(rng.uniform(begin_s, begin_s + seconds, rng.poisson(rate * seconds))))
         begin_s += seconds
-    return arrivals
+    at_us = (np.concatenate(parts) * 1e6).astype(np.int64)
+    rows = np.tile(np.array(Arrival(0, budget_us), np.int64), (len(at_us), 1))
+    rows[:, :2] += at_us[:, None]
+    return rows

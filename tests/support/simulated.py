@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+
 from engines._core import reasons, simulate
 
 _REASONS = reasons()
@@ -60,8 +62,8 @@ class Machine:
     def run(self, arrivals: Sequence[Arrival]) -> list[Ending]:
         """Returns the ending of each arrival; the same ones for the same arguments."""
         options = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        rows = simulate([list(arrival) for arrival in arrivals], **options)
-        return [Ending(_REASONS[reason], *rest) for reason, *rest in rows]
+        rows = simulate(np.array(arrivals, np.int64).reshape(-1, len(Arrival._fields)), **options)
+        return [Ending(_REASONS[reason], *rest) for reason, *rest in rows.tolist()]
 
     def get_run_us(self, rows: int) -> int:
         """Returns how long a run of that many rows takes without noise; of the largest bucket if none holds them."""
