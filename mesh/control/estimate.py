@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 WINDOW_S = 1.0
 """Answers younger than this count: a change is seen in half of it."""
@@ -95,17 +96,23 @@ class Window:
 def summarise(samples: Sequence[Sample] | deque[Sample], now_s: float) -> Sighting | None:
     """Returns what tries say, those of the last second and, if they are few, some older ones; None without any.
 
+    Args:
+        samples: oldest first.
+        now_s: when the last second ends.
+
     >>> tries = [Sample(0.1 * i, 0.010, Ending.ANSWERED) for i in range(10)]
     >>> summarise(tries, 1.0).p50_s
     0.01
     """
     if not samples:
         return None
-    recent = [s for s in samples if s.at_s >= now_s - WINDOW_S]
+    begin_s = now_s - WINDOW_S
+    recent = list(takewhile(lambda sample: sample.at_s >= begin_s, reversed(samples)))
+    recent.reverse()
     newest_s = -math.inf
     timed: list[float] = []
     for sample in reversed(samples):  # newest first
-        if sample.at_s < now_s - WINDOW_S and len(timed) >= _SAMPLES_MIN:
+        if sample.at_s < begin_s and len(timed) >= _SAMPLES_MIN:
             break
         if sample.ending in _TIMED:
             newest_s = max(newest_s, sample.at_s)
