@@ -87,6 +87,12 @@ std::string thrown_by(const Step& step) {
 // The model that this thread runs a batch of, to look at its queue again right after.
 thread_local const Model* running_here = nullptr;
 
+// Unless the status says it already.
+void add_fact(Status& status, std::string_view key, std::string value) {
+  const auto same = [&](const auto& fact) { return fact.first == key; };
+  if (std::none_of(status.facts.begin(), status.facts.end(), same)) status.facts.emplace_back(key, std::move(value));
+}
+
 Status cancelled_status() { return {Reason::kCancelled, "cancelled by the caller", 0, {}}; }
 
 Status late_status(const Request& request) {
@@ -334,6 +340,8 @@ void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
 
 void Model::submit(Request& request) {
   if (request.priority == 0) request.priority = config_.default_priority;
+  request.timing = {};  // another model may have refused it before
+  request.predicted_us = 0;
   auto status = check_request(config_, request);
   if (status.ok() && sequences_) status = check_step(config_, request);
   if (request.deadline == TimePoint::max()) {
@@ -531,6 +539,15 @@ void Model::run(int index, std::vector<Request*> requests) {
     if (sequences_ && !requests.empty()) slot.memory.gather_states(config_, requests, slot.batch);
   });
   const bool has_requests = !requests.empty();
+  std::int64_t rows = 0;
+  for (const Request* request : requests) rows += request->rows;
+  const auto idle_us = microseconds_between(slot.free_since, slot.started);
+  for (Request* request : requests) {
+    auto& timing = request->timing;
+    timing.queue_us = microseconds_between(request->arrival, slot.started);
+    timing.batch_wait_us = std::clamp<std::int64_t>(idle_us, 0, timing.queue_us);
+    timing.batch_size = static_cast<std::int32_t>(rows);
+  }
   {
     const std::lock_guard lock(mutex_);
     if (has_requests) {
@@ -580,7 +597,7 @@ void Model::finish(int index, const std::string& error) noexcept {
   const auto ended = Clock::now();
   const auto started = slot.started;
   const auto run_us = microseconds_between(started, ended);
-  const auto idle_us = microseconds_between(slot.free_since, started);
+  for (Request* request : requests) request->timing.compute_us = run_us;
   if (failure.empty()) {
     auto& bucket = *bucket_stats_[slot.bucket];
     bucket.run.record(run_us);
@@ -600,8 +617,6 @@ void Model::finish(int index, const std::string& error) noexcept {
     free_slot(index, ended);
   }
   if (!failure.empty()) return fail(requests, failure);
-  std::int32_t rows = 0;
-  for (const Request* request : requests) rows += static_cast<std::int32_t>(request->rows);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     Request& request = *requests[i];
     if (!scattered[i].status.ok()) {
@@ -621,13 +636,9 @@ void Model::finish(int index, const std::string& error) noexcept {
     }
     Result result;
     result.outputs = std::move(scattered[i].outputs);
-    auto& timing = result.timing;
-    timing.queue_us = microseconds_between(request.arrival, started);
-    timing.batch_wait_us = std::clamp<std::int64_t>(idle_us, 0, timing.queue_us);
-    timing.compute_us = run_us;
-    timing.batch_size = rows;
-    stats_.queue.record(timing.queue_us);
-    stats_.batch_wait.record(timing.batch_wait_us);
+    result.timing = request.timing;
+    stats_.queue.record(result.timing.queue_us);
+    stats_.batch_wait.record(result.timing.batch_wait_us);
     stats_.compute.record(run_us);
     stats_.rows.fetch_add(static_cast<std::uint64_t>(request.rows), std::memory_order_relaxed);
     answer(request, std::move(result));
@@ -687,12 +698,26 @@ void Model::count_cache_put(TimePoint began) noexcept {
 }
 
 void Model::refuse(Request& request, Status status) {
-  const auto is_model = [](const auto& fact) { return fact.first == "model"; };
-  if (std::none_of(status.facts.begin(), status.facts.end(), is_model))
-    status.facts.emplace_back("model", config_.name);
   Result result;
   result.status = std::move(status);
-  result.timing.queue_us = microseconds_between(request.arrival, Clock::now());
+  auto& timing = result.timing = request.timing;
+  const auto total_us = microseconds_between(request.arrival, Clock::now());
+  if (timing.batch_size == 0) {
+    timing.queue_us = total_us;
+  } else if (timing.compute_us == 0) {  // given up while it ran
+    timing.compute_us = total_us - timing.queue_us;
+  }
+  if (result.status.reason != Reason::kCancelled) {  // whose caller hears nothing
+    add_fact(result.status, "model", config_.name);
+    add_fact(result.status, "queue_us", std::to_string(timing.queue_us));
+    add_fact(result.status, "total_us", std::to_string(total_us));
+    if (request.predicted_us > 0) add_fact(result.status, "predicted_us", std::to_string(request.predicted_us));
+    if (timing.batch_size > 0) {
+      add_fact(result.status, "batch_wait_us", std::to_string(timing.batch_wait_us));
+      add_fact(result.status, "compute_us", std::to_string(timing.compute_us));
+      add_fact(result.status, "batch_size", std::to_string(timing.batch_size));
+    }
+  }
   answer(request, std::move(result));
 }
 

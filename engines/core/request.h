@@ -126,6 +126,7 @@ class Request {
   bool sequence_end = false;
   std::uint64_t size_bytes = 0;
   std::int64_t predicted_us = 0;             // completion as predicted at admission, from arrival
+  Timing timing;                             // of its run, as far as that has come; batch_size 0: it has not begun
   std::shared_ptr<Sequence> sequence_state;  // while the model that holds it has it in the line of a sequence
 
   // The stream, whoever else uses its name: tenants choose names without knowing of each other. No header holds a

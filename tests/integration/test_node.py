@@ -132,7 +132,9 @@ def test_a_failing_engine_is_named_and_the_node_goes_on(client: Client) -> None:
         client.predict("broken", {"x0": np.zeros((1, 4), np.float32)})
     assert caught.value.reason == "ENGINE_FAILED"
     assert str(caught.value).startswith("broken:1 failed in identity_cpu: identity engine was told to fail")
-    assert caught.value.metadata == {"model": "broken"}
+    facts = caught.value.metadata
+    assert (facts["model"], facts["batch_size"]) == ("broken", "1")
+    assert {"queue_us", "batch_wait_us", "compute_us", "total_us"} <= facts.keys()
     assert client.predict("echo", {"x0": np.zeros((1, 64), np.float32)}).node == "node-1"
 
 

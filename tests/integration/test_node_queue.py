@@ -116,6 +116,8 @@ def test_a_newer_frame_takes_the_place_of_the_one_that_waits(node: RunningNode, 
         new = send(channel, "new", stream_id="cam", sequence=2)
         refusal = read_refusal(old.exception())
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
+        assert int(refusal.facts["total_us"]) >= int(refusal.facts["queue_us"]) > 0
+        assert int(refusal.facts["predicted_us"]) > 0
         stale = read_refusal(send(channel, "stale", stream_id="cam", sequence=0).exception())
         assert stale.reason == "SUPERSEDED"
         assert new.result().request_id == "new"
@@ -135,7 +137,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(node: RunningNo
         assert time.monotonic() - started < RUN_S * QUEUE_MAX
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
     assert refusal.text.startswith("slow:1: the queue is full: 4 requests and 64 bytes wait, at most 4 and")
-    assert refusal.facts.keys() == {"model", "queued", "request_id", "predicted_us", "left_us"}
+    assert refusal.facts.keys() == {
+        "model", "queued", "request_id", "predicted_us", "left_us", "queue_us", "total_us",
+    }  # fmt: skip
     assert refusal.facts["queued"] == "4"
     # Four runs wait; the estimate is measured, so only its size is certain.
     assert refusal.retry_s is not None

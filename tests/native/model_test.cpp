@@ -40,6 +40,8 @@ std::uint64_t finished(const Model& model, Reason reason) {
   return model.stats().finished[static_cast<std::size_t>(reason)].load();
 }
 
+std::map<std::string, std::string> facts_of(const Status& status) { return {status.facts.begin(), status.facts.end()}; }
+
 TEST(Model, EveryRequestGetsItsOwnRows) {
   auto config = echo_config();
   config.identity_delay_us = 300;  // so that requests pile up and share batches
@@ -289,7 +291,7 @@ TEST(Model, RequestThatCanNotBeMetAnyMoreSaysWhatItWouldHaveTaken) {
     first.wait();
     if (status.reason == Reason::kDeadlinePassed) continue;
     ASSERT_EQ(status.reason, Reason::kDeadlineUnmeetable);
-    std::map<std::string, std::string> facts(status.facts.begin(), status.facts.end());
+    auto facts = facts_of(status);
     EXPECT_GE(std::stoll(facts["predicted_us"]), std::stoll(facts["queue_us"]) + 60'000);
     EXPECT_LT(std::stoll(facts["left_us"]), 60'000);
     return;
@@ -345,6 +347,7 @@ TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {
   TestRequest hung;
   model->submit(hung);
   EXPECT_EQ(hung.wait().status.reason, Reason::kEngineFailed);
+  EXPECT_GE(std::stoll(facts_of(hung.wait().status).at("compute_us")), 50'000);
   EXPECT_FALSE(model->healthy());
   TestRequest refused;
   model->submit(refused);
@@ -424,6 +427,54 @@ TEST(Model, EngineThatThrowsFailsTheBatchAndNothingElse) {
     EXPECT_TRUE(next.wait().status.ok());
     EXPECT_EQ(model.drain(Clock::now() + std::chrono::seconds(1)), 0U);
   }
+}
+
+TEST(Model, RefusalsSayWhereTheTimeWent) {
+  std::atomic<bool> closed = false;
+  std::atomic<bool> waits = false;
+  std::atomic<bool> fails = false;
+  const auto run = [&] {
+    waits = true;
+    closed.wait(true);
+    std::this_thread::sleep_for(milliseconds(2));
+    if (fails) throw std::runtime_error("out of luck");
+  };
+  auto config = echo_config();
+  Model model(config, std::make_unique<ScriptedEngine>(config.signature, 1, run));
+  model.warm_up();
+  closed = true;
+  waits = false;
+  TestRequest alone;
+  TestRequest one;
+  TestRequest two(2);
+  two.timing = {1, 2, 3, 4, 5, 6, 7};  // as a model that failed before has left it
+  model.submit(alone);
+  while (!waits) std::this_thread::yield();
+  model.submit(one);
+  model.submit(two);
+  fails = true;
+  closed = false;
+  closed.notify_all();
+  for (auto [request, rows] : {std::pair{&alone, 1}, {&one, 3}, {&two, 3}}) {
+    const auto& status = request->wait().status;
+    ASSERT_EQ(status.reason, Reason::kEngineFailed);
+    const auto facts = facts_of(status);
+    const auto number = [&](const char* name) { return std::stoll(facts.at(name)); };
+    EXPECT_EQ(number("batch_size"), rows);
+    EXPECT_GE(number("compute_us"), 2'000);
+    EXPECT_GE(number("batch_wait_us"), 0);
+    EXPECT_GE(number("total_us"), number("queue_us") + number("compute_us"));
+    EXPECT_EQ(number("predicted_us"), request->wait().timing.predicted_us);
+    EXPECT_GE(number("predicted_us"), 2'000);
+  }
+  model.drain(Clock::now());
+  TestRequest late;
+  late.timing = {1, 2, 3, 4, 5, 6, 7};
+  late.predicted_us = 8;
+  model.submit(late);
+  auto facts = facts_of(late.wait().status);
+  EXPECT_EQ(facts.erase("queue_us") + facts.erase("total_us"), 2U);
+  EXPECT_EQ(facts, (std::map<std::string, std::string>{{"model", "echo"}}));
 }
 
 // Goes from model to model until one answers it, as a request with alternatives does.
