@@ -20,8 +20,10 @@ std::optional<nanoseconds> time_in(std::string_view text) {
   if (text.size() < 2 || text.size() > 9 || !std::ranges::all_of(text.substr(0, text.size() - 1), is_digit)) return {};
   const auto unit = units.find(text.back());
   if (unit == units.end()) return {};
-  // A year is for ever.
   const auto count = std::stoll(std::string(text));
+  // Whole milliseconds were rounded up by their caller.
+  if (text.back() == 'm' && count > 0) return unit->second * count - std::chrono::microseconds(500);
+  // A year is for ever.
   return unit->second * (text.back() == 'H' ? std::min(count, 24LL * 365) : count);
 }
 
