@@ -124,19 +124,24 @@ TEST(Model, QuickRunStaysOnTheCallersThread) {
 TEST(Model, QuickRequestsOfOneRoundRunTogetherOnTheCallersThread) {
   const auto model = make_tiny();
   Round round;
-  std::vector<std::unique_ptr<TestRequest>> together;
-  for (int i = 0; i < 50; ++i) {
-    together.push_back(std::make_unique<TestRequest>(1, 4, static_cast<float>(i)));
-    model->submit(*together.back());
+  // A worker that has just been started, or wakes up by itself, may come first to some of them: then once more.
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    std::vector<std::unique_ptr<TestRequest>> together;
+    for (int i = 0; i < 50; ++i) {
+      together.push_back(std::make_unique<TestRequest>(1, 4, static_cast<float>(i)));
+      model->submit(*together.back());
+    }
+    EXPECT_TRUE(round.run());
+    bool here = true;
+    for (const auto& request : together) {
+      const auto& result = request->wait();
+      EXPECT_EQ(floats(result.outputs[0]), request->values());
+      here = here && result.timing.batch_size > 1 && request->answered_on == std::this_thread::get_id();
+    }
+    EXPECT_FALSE(round.run());
+    if (here) return;
   }
-  EXPECT_TRUE(round.run());
-  for (const auto& request : together) {
-    const auto& result = request->wait();
-    EXPECT_EQ(floats(result.outputs[0]), request->values());
-    EXPECT_GT(result.timing.batch_size, 1);
-    EXPECT_EQ(request->answered_on, std::this_thread::get_id());
-  }
-  EXPECT_FALSE(round.run());
+  FAIL() << "never together on this thread";
 }
 
 TEST(Model, RoundOutlivesAModelThatIsUnloadedInTheMiddle) {
@@ -338,6 +343,64 @@ TEST(Model, CallersThatGoAwayTellOfBrokenPromisesOnlyNearTheirDeadline) {
   EXPECT_TRUE(first.wait().status.ok());
 }
 
+TEST(Model, WithoutADeadlineTheModelsOwnCounts) {
+  std::atomic<std::int64_t> run_us = 60'000;
+  auto config = echo_config();
+  config.default_timeout_us = 20'000;
+  auto model = make_settable(config, run_us);
+  // An idle model tries the first one whatever it expects of it, if it comes to that in time.
+  TestRequest silent;
+  model->submit(silent);
+  const auto& result = silent.wait();
+  EXPECT_TRUE(result.status.ok() || result.status.reason == Reason::kDeadlinePassed) << result.status.message;
+  EXPECT_LT(result.timing.slack_us, 0);
+  EXPECT_GT(result.timing.slack_us + result.timing.total_us, 0);
+  EXPECT_EQ(model->stats().classes[0].missed.load(), 1U);
+  EXPECT_EQ(model->stats().classes[0].lateness.count(), result.status.ok() ? 1U : 0U);
+  EXPECT_EQ(model->stats().classes[0].slack.count(), 0U);
+  TestRequest patient;
+  patient.deadline = Clock::now() + std::chrono::seconds(60);
+  model->submit(patient);
+  EXPECT_TRUE(patient.wait().status.ok());
+  EXPECT_GT(patient.wait().timing.slack_us, 0);
+}
+
+TEST(Model, FailuresInARowEndInRefusalsUntilATryOfThemSucceeds) {
+  std::atomic<bool> fails = false;
+  const auto run = [&fails] {
+    if (fails) throw std::runtime_error("out of luck");
+  };
+  auto config = echo_config();
+  Model model(config, std::make_unique<ScriptedEngine>(config.signature, 1, run));
+  model.warm_up();
+  fails = true;
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_TRUE(model.healthy());
+    TestRequest failed;
+    model.submit(failed);
+    EXPECT_EQ(failed.wait().status.reason, Reason::kEngineFailed);
+  }
+  EXPECT_FALSE(model.healthy());
+  const auto runs = model.stats().executions.load();
+  TestRequest refused;
+  model.submit(refused);
+  if (refused.wait().status.reason == Reason::kModelNotReady) {  // not if a second has gone by: then it was the try
+    EXPECT_EQ(refused.wait().status.retry_delay_us, 1'000'000);
+    EXPECT_EQ(model.stats().executions.load(), runs);
+  }
+  const auto tries = model.stats().executions.load();
+  fails = false;
+  const auto until = Clock::now() + std::chrono::seconds(10);
+  while (!model.healthy() && Clock::now() < until) {
+    TestRequest again;
+    model.submit(again);
+    again.wait();
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(model.healthy());
+  EXPECT_EQ(model.stats().executions.load(), tries + 1);
+}
+
 TEST(Model, HungRunIsGivenUpAndTheModelSaysSoUntilItIsBack) {
   std::atomic<std::int64_t> run_us = 1'000;
   auto config = echo_config();
@@ -440,6 +503,7 @@ TEST(Model, RefusalsSayWhereTheTimeWent) {
     if (fails) throw std::runtime_error("out of luck");
   };
   auto config = echo_config();
+  config.buckets = {4};  // so that the two share a batch whatever the runs took
   Model model(config, std::make_unique<ScriptedEngine>(config.signature, 1, run));
   model.warm_up();
   closed = true;
@@ -897,11 +961,14 @@ TEST(Model, AnAutopilotThatAdvisesChangesNothing) {
   EXPECT_EQ(model->setting(), before);
 }
 
-TEST(Model, WithoutAnObjectiveOrInArrivalOrderNothingIsSteered) {
+TEST(Model, WithoutAnObjectiveOffOrInArrivalOrderNothingIsSteered) {
   auto config = hopeless_config(AutopilotMode::kAct);
   config.slo_p99_us = 0;
   EXPECT_EQ(make(config)->pilot(), nullptr);
   config.slo_p99_us = 500;
+  config.autopilot = AutopilotMode::kOff;
+  EXPECT_EQ(make(config)->pilot(), nullptr);
+  config.autopilot = AutopilotMode::kAct;
   config.discipline = Discipline::kFifo;
   EXPECT_EQ(make(config)->pilot(), nullptr);
 }
