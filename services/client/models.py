@@ -22,6 +22,7 @@ class ModelState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+    NOT_SERVING = "not_serving"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class ModelInfo:
     Attributes:
         name, version: which one.
         state: what the node does with it.
-        status_message: why it failed; empty otherwise.
+        status_message: why it failed or does not serve; empty otherwise.
         engine: what runs it, such as `openvino_cpu`.
         inputs, outputs: its signature.
         max_batch_size: most rows in one request.
@@ -148,4 +149,5 @@ _STATES = {
     pb.MODEL_STATE_READY: ModelState.READY,
     pb.MODEL_STATE_DRAINING: ModelState.DRAINING,
     pb.MODEL_STATE_FAILED: ModelState.FAILED,
+    pb.MODEL_STATE_NOT_SERVING: ModelState.NOT_SERVING,
 }

@@ -30,6 +30,7 @@ class State(Enum):
     READY = "READY"
     DRAINING = "DRAINING"
     FAILED = "FAILED"
+    NOT_SERVING = "NOT_SERVING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +306,7 @@ class NodeModels:
         error: EngineError | None,
     ) -> ModelStatus:
         native = ready.get(key)
-        state, message = self._states.get(key, (State.READY if native is not None else State.AVAILABLE, ""))
+        state, message = self._states.get(key, _state_of(native))
         if found is not None:
             try:
                 labels = self._repository.labels_of(found.config)
@@ -315,6 +316,14 @@ class NodeModels:
         # What is loaded keeps serving even when its files have gone bad since.
         failed = State.FAILED if native is None else state
         return ModelStatus(*key, failed, message or str(error), native=native)
+
+
+def _state_of(native: Mapping[str, Any] | None) -> tuple[State, str]:
+    if native is None:
+        return State.AVAILABLE, ""
+    if native["healthy"]:
+        return State.READY, ""
+    return State.NOT_SERVING, "its engine hung or failed several times in a row; it is tried again every second"
 
 
 def _stamp(found: ModelVersion) -> _Stamp:

@@ -36,6 +36,7 @@ _INDEX_STATES = {
     State.READY: "READY",
     State.DRAINING: "UNLOADING",
     State.FAILED: "UNAVAILABLE",
+    State.NOT_SERVING: "UNAVAILABLE",
 }
 
 

@@ -39,6 +39,8 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Answers what was admitted, admits nothing new."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 5
     """Loading failed, see `status_message`."""
+    MODEL_STATE_NOT_SERVING: _ModelState.ValueType  # 6
+    """Loaded, but its engine hung or failed several times in a row: refuses with `MODEL_NOT_READY`, tried again every second."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """State of a model version on a node."""
@@ -55,6 +57,8 @@ MODEL_STATE_DRAINING: ModelState.ValueType  # 4
 """Answers what was admitted, admits nothing new."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 5
 """Loading failed, see `status_message`."""
+MODEL_STATE_NOT_SERVING: ModelState.ValueType  # 6
+"""Loaded, but its engine hung or failed several times in a row: refuses with `MODEL_NOT_READY`, tried again every second."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 class _AutopilotMode:
@@ -133,7 +137,7 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """What the node does with it."""
     status_message: _builtins.str
-    """Why it failed; empty otherwise."""
+    """Why it failed or does not serve; empty otherwise."""
     engine: _builtins.str
     """Engine that runs it, such as `openvino_cpu`."""
     max_batch_size: _builtins.int

@@ -53,7 +53,9 @@ class PredictRequest(_message.Message):
     sequence: _builtins.int
     """Position in the stream, growing with time; read only with `stream_id`."""
     priority: _builtins.int
-    """Scheduling class, 0 (default) to 3; a larger number is more urgent."""
+    """Scheduling class, 0 (default) to 3; a larger number is more urgent. What is more urgent goes first, but a class that got no run
+    for half a second while it waited gets one.
+    """
     sequence_id: _builtins.str
     """Sequence whose state the request goes on with, for a model that keeps state; at most 128 bytes. Required by such a
     model, ignored by others. Each tenant has its own names. Steps of one sequence run one after the other, in the
@@ -158,7 +160,9 @@ class Alternative(_message.Message):
 
     @_builtins.property
     def last_value(self) -> _duration_pb2.Duration:
-        """The stream's last answer of the first choice whatever the frame shows, when it is no older than this, > 0."""
+        """The stream's last answer of the first choice whatever the frame shows, when it is no older than this, > 0, and the frame
+        it saw was as large as this one.
+        """
 
     def __init__(
         self,
