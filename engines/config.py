@@ -85,7 +85,7 @@ class StateConfig:
 class ModelConfig:
     """Everything that `config.pbtxt` says, with defaults filled in and contradictions ruled out.
 
-    Times are in microseconds; 0 for `default_timeout_us` means that only the caller's deadline counts.
+    Times are in microseconds; 0 for `default_timeout_us` means that a caller without a deadline has the node's 30 s.
     `max_batch_size` 0 means that tensors have no batch dimension: `dims` are whole shapes and requests run one by one.
     `batch_delay_us` 0 means that requests which wait together run together but nothing waits for more.
     """

@@ -36,6 +36,7 @@ from tests.support.waiting import wait_until
 
 LARGE_S = 0.4
 HURRY_S = LARGE_S / 2  # too short for the large model, and plenty for everything else on a busy machine
+FORGETS_MS = 100
 SIDE = 64
 Frame = npt.NDArray[np.uint8]
 
@@ -80,6 +81,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     publish(
         root / "models", replace(identity("remembers", (DataType.FP32, (4,)), delay_us=2000), response_cache_ms=5000)
     )
+    publish(root / "models", replace(identity("forgets", (DataType.FP32, (4,))), response_cache_ms=FORGETS_MS))
     with running_node(root, root / "models") as node:
         yield node
 
@@ -150,8 +152,32 @@ def test_alternatives_are_tried_in_their_order(predict: Any) -> None:
     different = predict(request(scene(6), "ladder", allow=allow), timeout=HURRY_S)
     assert (different.degraded_to, different.from_cache) == ("last_value", True)
     assert np.array_equal(seen(different), known)
+    # Both saw the first frame, which came before its answer.
+    assert LARGE_S * 1e3 - 1 <= similar.staleness_ms <= different.staleness_ms < 60_000
+    assert similar.similarity >= 0.95
     nothing_known = predict(request(scene(6), "new", allow=allow), timeout=HURRY_S)
     assert (nothing_known.degraded_to, nothing_known.from_cache) == ("small", False)
+
+
+def test_a_last_value_that_is_too_old_is_none(predict: Any) -> None:
+    predict(request(scene(11), "ageing", allow=[last_value(60)]), timeout=20)
+    allow = [last_value(0.001), Alternative(model_name="small")]
+    assert predict(request(scene(12), "ageing", allow=allow), timeout=HURRY_S).degraded_to == "small"
+
+
+def test_a_stream_may_change_its_shape(predict: Any) -> None:
+    small = scene(13)
+    wide = np.concatenate([small, scene(14)], axis=2)
+    for frame, known in ((small, False), (wide, False), (flicker(wide), True), (small, False), (flicker(small), True)):
+        answer = predict(request(frame, "zooms", cache=within(60)), timeout=20)
+        assert answer.from_cache == known
+        assert seen(answer).shape == frame.shape
+        assert known or np.array_equal(seen(answer), frame)
+    # Boxes of another size of frame would lie elsewhere in this one.
+    hurried = request(wide, "zooms", allow=[last_value(60), Alternative(model_name="small")])
+    assert predict(hurried, timeout=HURRY_S).degraded_to == "small"
+    hurried = request(scene(14), "zooms", allow=[last_value(60), Alternative(model_name="small")])
+    assert predict(hurried, timeout=HURRY_S).degraded_to == "last_value"
 
 
 def test_an_alternative_never_becomes_the_first_choices_answer(predict: Any) -> None:
@@ -193,6 +219,24 @@ def test_equal_inputs_are_answered_from_the_response_cache(
     assert (hit.count, miss.count) == (1, 2)
     assert 0 < hit.ns < statistics.inference_stats.success.ns, "looking up is a part of answering"
     assert miss.ns > 0
+
+
+def test_an_answer_is_remembered_no_longer_than_its_model_says(predict: Any) -> None:
+    asked = PredictRequest(model_name="forgets")
+    asked.inputs.add(name="x0", data_type=12, shape=[1, 4], data=bytes(16))
+    fresh = 0
+    ages_ms = []
+
+    def is_forgotten_again() -> bool:
+        nonlocal fresh
+        answer = predict(asked, timeout=20)
+        fresh += not answer.from_cache
+        ages_ms.append(answer.staleness_ms)
+        return fresh == 3
+
+    # Others of this node are remembered for ten seconds; each fresh answer is remembered anew.
+    assert wait_until(is_forgotten_again)
+    assert max(ages_ms) <= FORGETS_MS
 
 
 def test_what_an_unloaded_model_answered_is_forgotten(tmp_path: Path, start_node: StartNode) -> None:

@@ -191,3 +191,44 @@ def test_histograms_are_cumulative_and_hold_every_answer(node: RunningNode, clie
     assert counts[-1] == total >= 20
     assert all(count == 0 for edge_s, count in buckets if edge_s < 0.002), "the engine takes 2 ms"
     assert 0.002 * total <= sum_s < 10 * total
+
+
+def test_slack_and_misses_are_counted_by_class_in_histograms_that_can_be_added(
+    node: RunningNode, client: Client
+) -> None:
+    def read(name: str, model: str) -> list[float]:
+        return [node.count(f"starling_{name}", model=model, priority=str(priority)) for priority in range(4)]
+
+    def read_all() -> dict[str, list[float]]:
+        return {
+            "met": read("deadlines_met_total", "echo"),
+            "slack": read("slack_seconds_count", "echo"),
+            "slack s": read("slack_seconds_sum", "echo"),
+            "missed": read("deadlines_missed_total", "broken"),
+            "invalid": read("deadlines_missed_total", "echo"),
+        }
+
+    before = read_all()
+    for priority in range(4):
+        for _ in range(priority + 1):
+            client.predict("echo", {"x0": np.zeros((1, 64), np.float32)}, deadline_s=20, priority=priority)
+    with pytest.raises(StarlingError, match="wants FP32"):
+        client.predict("echo", {"x0": np.zeros((1, 63), np.float32)}, priority=1)
+    with pytest.raises(StarlingError, match="broken"):
+        client.predict("broken", {"x0": np.zeros((1, 4), np.float32)}, priority=2)
+    after = read_all()
+    grown = {key: [new - old for new, old in zip(after[key], before[key], strict=True)] for key in after}
+    assert (grown["met"], grown["slack"]) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert (grown["missed"], grown["invalid"]) == ([0, 0, 1, 0], [0, 0, 0, 0])
+    # gRPC rounds the time that it tells the node up.
+    assert all(0 < slack_s < 21 * count for slack_s, count in zip(grown["slack s"], grown["met"], strict=True))
+    # The same edges everywhere: what several nodes, models and classes count may be summed.
+    families = {family.name: family for family in text_string_to_metric_families(node.read_metrics())}
+    edges: dict[tuple[str, ...], list[str]] = {}
+    for name in ("starling_slack_seconds", "starling_lateness_seconds"):
+        for one in families[name].samples:
+            if one.name.endswith("_bucket"):
+                key = (name, one.labels["model"], one.labels["priority"])
+                edges.setdefault(key, []).append(one.labels["le"])
+    assert len(edges) > 8
+    assert len({tuple(one) for one in edges.values()}) == 1

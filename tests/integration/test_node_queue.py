@@ -1,6 +1,6 @@
 """What waits, what is refused, and what nobody waits for any more.
 
-Model `slow` runs one request in 200 ms and lets four wait.
+Model `slow` runs one request in 400 ms and lets four wait.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from starling.inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse
@@ -20,7 +21,7 @@ from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
 from services.client import Client, ResourceExhausted, RetryPolicy
-from tests.support.infer_calls import add_input
+from tests.support.infer_calls import add_input, set_parameters
 from tests.support.node import RunningNode, running_node
 from tests.support.node_calls import read_refusal, tensor
 from tests.support.node_models import identity, publish
@@ -28,6 +29,7 @@ from tests.support.waiting import wait_until
 
 RUN_S = 0.4
 QUEUE_MAX = 4
+HASTY_S = 20.0
 X = {"x0": np.zeros((1, 4), np.float32)}
 
 
@@ -39,21 +41,24 @@ def send(
     return PredictServiceStub(channel).Predict.future(request, timeout=timeout_s)
 
 
-def send_infer(channel: grpc.Channel) -> grpc.Future[ModelInferResponse]:
+def send_infer(channel: grpc.Channel, timeout_s: float = 10.0, **parameters: int) -> grpc.Future[ModelInferResponse]:
     """Sends the same by the Open Inference Protocol."""
     request = ModelInferRequest(model_name="slow")
     add_input(request, "x0", "FP32", (1, 4), bytes(16))
-    return GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=10)
+    set_parameters(request.parameters, parameters)
+    return GRPCInferenceServiceStub(channel).ModelInfer.future(request, timeout=timeout_s)
 
 
 @contextmanager
-def busy(node: RunningNode, channel: grpc.Channel, waiting: int) -> Iterator[list[grpc.Future[PredictResponse]]]:
+def busy(
+    node: RunningNode, channel: grpc.Channel, waiting: int, **fields: Any
+) -> Iterator[list[grpc.Future[PredictResponse]]]:
     """Keeps the engine busy with `waiting` requests behind it; all of them are answered in the end."""
     calls = [send(channel, "first")]
     assert wait_until(
         lambda: node.count("starling_calls_in_flight") == 1 and node.count("starling_queue_requests") == 0
     )
-    calls += [send(channel, f"waiting-{number}") for number in range(waiting)]
+    calls += [send(channel, f"waiting-{number}", **fields) for number in range(waiting)]
     assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == waiting)
     yield calls
     assert [call.result().request_id for call in calls] == ["first", *(f"waiting-{n}" for n in range(waiting))]
@@ -61,10 +66,11 @@ def busy(node: RunningNode, channel: grpc.Channel, waiting: int) -> Iterator[lis
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    """A node whose only model is slow enough to look at."""
+    """A node with a model that is slow enough to look at, and one that has a deadline for all who give none."""
     root = tmp_path_factory.mktemp("slow")
     config = identity("slow", (DataType.FP32, (4,)), delay_us=round(RUN_S * 1e6), queue_max=QUEUE_MAX)
     publish(root / "models", config)
+    publish(root / "models", identity("hasty", (DataType.FP32, (4,)), default_timeout_us=round(HASTY_S * 1e6)))
     with running_node(root, root / "models") as node:
         yield node
 
@@ -107,6 +113,35 @@ def test_a_budget_shorter_than_a_run_is_refused_with_the_time_it_would_take(
     assert 0 < int(caught.value.metadata["left_us"]) <= 10_000
     assert caught.value.metadata["request_id"] == "late"
     assert executions(node) - before == 1
+
+
+LONG_S, SHORT_S = 20.0, 1.2
+ASKED: dict[str, Callable[[grpc.Channel], grpc.Future[Any]]] = {
+    "the call's deadline": lambda to: send(to, timeout_s=SHORT_S, budget=Duration(seconds=int(LONG_S))),
+    "the budget": lambda to: send(to, timeout_s=LONG_S, budget=Duration(nanos=200_000_000, seconds=1)),
+    "the call's deadline, by ModelInfer": lambda to: send_infer(to, SHORT_S, timeout=int(LONG_S * 1e6)),
+    "the parameter `timeout`": lambda to: send_infer(to, LONG_S, timeout=int(SHORT_S * 1e6)),
+}
+
+
+@pytest.mark.parametrize("which", ASKED)
+def test_the_earliest_of_all_deadlines_counts(node: RunningNode, channel: grpc.Channel, which: str) -> None:
+    with busy(node, channel, QUEUE_MAX - 1, priority=3):
+        refusal = read_refusal(ASKED[which](channel).exception())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_UNMEETABLE")
+    assert refusal.retry_s is not None
+    # gRPC rounds the time that it tells the node up.
+    assert 0 < int(refusal.facts["left_us"]) < SHORT_S * 1.05e6 < int(refusal.facts["predicted_us"])
+
+
+def test_without_a_deadline_the_models_own_counts(node: RunningNode, channel: grpc.Channel) -> None:
+    answers = {}
+    for model in ("slow", "hasty"):
+        request = PredictRequest(model_name=model, inputs=[tensor("x0", (1, 4))])
+        answers[model] = PredictServiceStub(channel).Predict(request).timing
+    allowed_s = {model: (timing.total_us + timing.slack_us) / 1e6 for model, timing in answers.items()}
+    assert allowed_s["hasty"] == pytest.approx(HASTY_S, abs=0.001)
+    assert allowed_s["slow"] == pytest.approx(30, abs=0.001)
 
 
 def test_a_newer_frame_takes_the_place_of_the_one_that_waits(node: RunningNode, channel: grpc.Channel) -> None:
