@@ -149,6 +149,9 @@ def test_what_admission_keeps_free_grows_when_answers_come_later_than_predicted(
     model = client.model("slow")
     assert model.admission_margin_us == round(own.count(name, model="slow") * 1e6)
     assert 0 < model.admission_margin_us <= model.timings[0].expected_p90_us
+    for quantile, expected_us in (("0.5", model.timings[0].expected_p50_us), ("0.9", model.timings[0].expected_p90_us)):
+        estimate_s = own.count("starling_run_time_estimate_seconds", model="slow", quantile=quantile)
+        assert round(estimate_s * 1e6) == expected_us
     assert client.model("echo").admission_margin_us is not None
     assert client.model("echo", 1).admission_margin_us is None
 

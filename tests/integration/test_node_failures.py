@@ -1,7 +1,8 @@
-"""A model whose engine keeps failing: it stops serving and says so everywhere, and the others go on."""
+"""A model whose engine keeps failing or hangs: it stops serving and says so everywhere, and the others go on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from engines import DataType
 from services.client import Client, InternalError, ModelNotReady, ModelState, StarlingError
 from tests.support.node import StartNode
 from tests.support.node_models import identity, publish
+from tests.support.waiting import wait_until
 
 FAILURES_MAX = 5
 ROW = {"x0": np.zeros((1, 4), np.float32)}
@@ -56,3 +58,21 @@ def test_a_model_that_keeps_failing_stops_serving_and_the_others_go_on(start_nod
         assert [one.name for one in index] == ["echo"]
         assert node.count("starling_model_healthy", model="broken") == 0
         assert node.count("starling_model_healthy", model="echo") == 1
+
+
+def test_a_run_that_hangs_is_given_up_and_the_model_is_back_when_the_engine_is(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    hangs = replace(identity("hangs", (DataType.FP32, (4,)), delay_us=600_000), watchdog_ms=150)
+    publish(tmp_path / "models", hangs)
+    publish(tmp_path / "models", identity("echo", (DataType.FP32, (4,))))
+    node = start_node(tmp_path / "models")
+    with Client(node.target) as client:
+        for number in (1, 2):
+            assert wait_until(lambda: client.model("hangs").state is ModelState.READY)
+            with pytest.raises(InternalError, match="took longer than 150000 us and was given up") as failed:
+                client.predict("hangs", ROW, deadline_s=30)
+            assert client.predict("echo", ROW, deadline_s=20).model == "echo"
+            assert int(failed.value.metadata["compute_us"]) >= 150_000
+            assert node.count("starling_hung_runs_total", model="hangs") == number
+            assert node.count("starling_hung_runs_total", model="echo") == 0

@@ -5,6 +5,9 @@ Model `slow` runs one request in 400 ms and lets four wait.
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +19,16 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from starling.inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from starling.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse
+from starling.predict.v1.predict_service_pb2 import PredictRequest, PredictResponse, PredictStreamRequest
 from starling.predict.v1.predict_service_pb2_grpc import PredictServiceStub
 
 from engines import DataType
 from services.client import Client, ResourceExhausted, RetryPolicy
 from tests.support.infer_calls import add_input, set_parameters
 from tests.support.node import RunningNode, running_node
-from tests.support.node_calls import read_refusal, tensor
+from tests.support.node_calls import PREDICT, read_refusal, tensor
 from tests.support.node_models import identity, publish
+from tests.support.raw_call import open_calls
 from tests.support.waiting import wait_until
 
 RUN_S = 0.4
@@ -145,6 +149,7 @@ def test_without_a_deadline_the_models_own_counts(node: RunningNode, channel: gr
 
 
 def test_a_newer_frame_takes_the_place_of_the_one_that_waits(node: RunningNode, channel: grpc.Channel) -> None:
+    before = node.count("starling_requests_total", model="slow", reason="SUPERSEDED")
     with busy(node, channel, 0):
         old = send(channel, "old", stream_id="cam", sequence=1)
         assert wait_until(lambda: node.count("starling_queue_requests", model="slow") == 1)
@@ -157,6 +162,7 @@ def test_a_newer_frame_takes_the_place_of_the_one_that_waits(node: RunningNode, 
         assert stale.reason == "SUPERSEDED"
         assert new.result().request_id == "new"
         assert new.result().timing.predicted_us > 0
+    assert node.count("starling_requests_total", model="slow", reason="SUPERSEDED") - before == 2
 
 
 def test_a_budget_that_suffices_changes_nothing(client: Client) -> None:
@@ -220,6 +226,23 @@ def test_a_cancelled_request_gives_up_its_place_and_is_not_computed(
     assert node.count("starling_requests_total", model="slow", reason="CANCELLED") - cancelled == 1
 
 
+def test_a_stream_that_is_cancelled_gives_up_its_places(node: RunningNode, channel: grpc.Channel) -> None:
+    before, gone = executions(node), threading.Event()
+
+    def requests() -> Iterator[PredictStreamRequest]:
+        request = PredictRequest(model_name="slow", inputs=[tensor("x0", (1, 4))])
+        yield from [PredictStreamRequest(request=request)] * 3
+        gone.wait(60)
+
+    with busy(node, channel, 1):
+        call = PredictServiceStub(channel).PredictStream(requests(), timeout=60)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") >= 3)
+        call.cancel()
+        gone.set()
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") <= 1)
+    assert executions(node) - before == 2
+
+
 def test_a_client_that_dies_takes_its_requests_with_it(node: RunningNode, channel: grpc.Channel) -> None:
     before = executions(node)
     with busy(node, channel, 1):
@@ -227,5 +250,17 @@ def test_a_client_that_dies_takes_its_requests_with_it(node: RunningNode, channe
             calls = [send(other) for _ in range(3)]
             assert wait_until(lambda: node.count("starling_queue_requests", model="slow") >= 3)
         assert all(call.code() is grpc.StatusCode.CANCELLED for call in calls)
+        assert wait_until(lambda: node.count("starling_queue_requests", model="slow") <= 1)
+    assert executions(node) - before == 2
+
+
+def test_a_client_that_vanishes_takes_its_requests_with_it(node: RunningNode, channel: grpc.Channel) -> None:
+    before = executions(node)
+    message = PredictRequest(model_name="slow", inputs=[tensor("x0", (1, 4))]).SerializeToString()
+    with busy(node, channel, 1):
+        with open_calls(node.target, PREDICT, [message] * 3) as connection:
+            assert wait_until(lambda: node.count("starling_queue_requests", model="slow") >= 3)
+            # Its process was killed, its machine fell: the connection is reset without a word of HTTP/2.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert wait_until(lambda: node.count("starling_queue_requests", model="slow") <= 1)
     assert executions(node) - before == 2

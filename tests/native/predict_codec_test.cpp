@@ -79,6 +79,21 @@ TEST(PredictCodec, ReadsEveryField) {
   EXPECT_EQ(view.allow[1].cache.staleness_max_us, 1'500'000);
 }
 
+TEST(PredictCodec, FramesAreSimilarFromNineteenTwentiethsOnUnlessTheRequestSaysOtherwise) {
+  wire::Writer age;
+  age.varint(1, 1);
+  wire::Writer policy;
+  policy.message(1, age);
+  wire::Writer writer;
+  writer.text(1, "nanodet");
+  writer.message(10, policy);
+  RequestView view;
+  const auto bytes = writer.str();
+  ASSERT_TRUE(parse(bytes, view).ok());
+  ASSERT_TRUE(view.cache);
+  EXPECT_EQ(view.cache->similarity_min, 0.95);
+}
+
 TEST(PredictCodec, EveryPrefixOfAMessageIsRefusedOrValid) {
   wire::Writer writer;
   writer.text(1, "m");

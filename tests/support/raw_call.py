@@ -19,16 +19,37 @@ class RawReply:
     body: bytes = b""
 
 
+def _headers_of(target: str, method: str, **headers: str) -> list[tuple[str, str]]:
+    fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": target, "te": "trailers"}
+    fields |= {"content-type": "application/grpc"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return list(fields.items())
+
+
+def _frame(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def open_calls(target: str, method: str, messages: list[bytes], timeout_s: float = 30.0) -> socket.socket:
+    """Sends each message as a call of its own; returns the connection, on which nobody waits for answers."""
+    host, _, port = target.rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout_s)
+    http = H2Connection(H2Configuration(header_encoding="utf-8"))
+    http.initiate_connection()
+    for number, message in enumerate(messages):
+        http.send_headers(2 * number + 1, _headers_of(target, method))
+        http.send_data(2 * number + 1, _frame(message), end_stream=True)
+    connection.sendall(http.data_to_send())
+    return connection
+
+
 def call_raw(target: str, method: str, message: bytes, timeout_s: float = 30.0, **headers: str) -> RawReply:
     """Sends one message and returns the whole answer; underscores in the names of headers are hyphens."""
     host, _, port = target.rpartition(":")
     with socket.create_connection((host, int(port)), timeout_s) as connection:
         http = H2Connection(H2Configuration(header_encoding="utf-8"))
         http.initiate_connection()
-        fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": target, "te": "trailers"}
-        fields |= {"content-type": "application/grpc"} | {k.replace("_", "-"): v for k, v in headers.items()}
-        http.send_headers(1, list(fields.items()))
-        http.send_data(1, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+        http.send_headers(1, _headers_of(target, method, **headers))
+        http.send_data(1, _frame(message), end_stream=True)
         reply = RawReply()
         while True:
             connection.sendall(http.data_to_send())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from random import Random
 from typing import Any
@@ -153,6 +154,11 @@ def test_every_decision_is_replayed_from_the_records_alone(machine: Machine, mod
     assert flight.replay()
     through_text = dataclasses.replace(flight, records=tuple(json.loads(json.dumps(flight.records))))
     assert through_text.replay()
+
+
+def test_it_decides_five_times_a_second_whatever_happens() -> None:
+    moments_us = [record["seen"]["at_us"] for record in fly_step(Machine(), patience=20).records]
+    assert {later - earlier for earlier, later in itertools.pairwise(moments_us)} == {200_000}
 
 
 def test_the_bound_on_admission_goes_when_the_load_does() -> None:
