@@ -189,6 +189,25 @@ def test_a_timeout_bounds_the_answer(channel: grpc.Channel) -> None:
     assert infer(channel, request).outputs[0].name == "y0"
 
 
+def test_answers_say_where_the_time_went_when_asked_to(channel: grpc.Channel) -> None:
+    request = echo_infer()
+    assert not infer(channel, request).parameters
+    set_parameters(request.parameters, {"starling_timing": True, "timeout": 20_000_000})
+    answers = [infer(channel, request), *[one.infer_response for one in stream(channel, iter([request]))]]
+    for answer in answers:
+        assert floats(answer) == [1.5] * 64
+        said = {name: one.int64_param for name, one in answer.parameters.items() if name.endswith(("_us", "_ms"))}
+        assert said.keys() == {
+            "queue_us", "batch_wait_us", "compute_us", "total_us", "predicted_us", "slack_us", "staleness_ms",
+        }  # fmt: skip
+        assert said["total_us"] >= said["queue_us"] + said["compute_us"] >= 0
+        assert 0 < said["slack_us"] <= 20_000_000 - said["total_us"]
+        assert answer.parameters["batch_size"].int64_param == 1
+        assert answer.parameters["from_cache"].WhichOneof("parameter_choice") == "bool_param"
+    set_parameters(request.parameters, {"starling_timing": 1})
+    assert "parameter `starling_timing`" in refused(lambda: infer(channel, request)).text
+
+
 def test_parameters_that_models_may_have_are_ignored(channel: grpc.Channel) -> None:
     request = echo_infer()
     set_parameters(

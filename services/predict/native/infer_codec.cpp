@@ -149,6 +149,7 @@ Status read_request_parameter(const std::string& key, const Spans& value, Reques
   if (key == "sequence_id") return read_sequence_id(place, value, out.sequence_id);
   if (key == "sequence_start") return read_flag(place, value, out.sequence_start);
   if (key == "sequence_end") return read_flag(place, value, out.sequence_end);
+  if (key == "starling_timing") return read_flag(place, value, out.wants_timing);
   if (key == "triton_enable_empty_final_response") {
     // Every request has exactly one answer, and it says that it is the last: nothing is left to be enabled.
     bool ignored = false;
@@ -357,6 +358,19 @@ Writer number(std::uint64_t value) {
   return out;
 }
 
+// Where the time went, in the words of PredictResponse.
+void write_timing(Writer& out, const Answer& answer) {
+  const auto& timing = answer.timing;
+  const std::pair<std::string_view, std::int64_t> numbers[] = {
+      {"queue_us", timing.queue_us},     {"batch_wait_us", timing.batch_wait_us}, {"compute_us", timing.compute_us},
+      {"total_us", timing.total_us},     {"predicted_us", timing.predicted_us},   {"slack_us", timing.slack_us},
+      {"batch_size", timing.batch_size}, {"staleness_ms", answer.staleness_ms}};
+  for (const auto& [key, value] : numbers) out.message(4, parameter(key, number(static_cast<std::uint64_t>(value))));
+  Writer flag;
+  flag.choice(1, answer.from_cache ? 1 : 0);
+  out.message(4, parameter("from_cache", flag));
+}
+
 // The answer with its outputs in the order in which they were asked for.
 Writer encode_response(const Answer& answer, const RequestView& request, bool streamed) {
   Writer out;
@@ -368,6 +382,7 @@ Writer encode_response(const Answer& answer, const RequestView& request, bool st
     yes.varint(1, 1);
     out.message(4, parameter("triton_final_response", yes));
   }
+  if (request.wants_timing) write_timing(out, answer);
   Writer raw;
   const auto add = [&](const OutputTensor& output, const WantedOutput* wanted) {
     const bool as_classes = wanted != nullptr && wanted->classes > 0;

@@ -53,7 +53,8 @@ struct RequestView {
   std::optional<std::int64_t> budget_us;
   std::optional<CachePolicy> cache;
   std::vector<Alternative> allow;
-  std::uint64_t copied = 0;  // bytes of the message that were copied on their way here
+  bool wants_timing = false;  // of a format whose answers say where the time went only when asked to
+  std::uint64_t copied = 0;   // bytes of the message that were copied on their way here
 };
 
 inline constexpr std::size_t kNameMax = 256;
