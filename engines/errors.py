@@ -25,8 +25,8 @@ class EngineError(Exception):
 
     @property
     def facts(self) -> dict[str, str | float]:
-        """Returns a copy of the facts this error carries, by name."""
-        return dict(vars(self))
+        """Returns a copy of the facts this error carries, by name; notes are none."""
+        return {name: fact for name, fact in vars(self).items() if not name.startswith("_")}
 
 
 class InvalidInput(EngineError):

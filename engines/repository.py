@@ -125,10 +125,10 @@ class Repository:
         try:
             found = sorted(self.root.iterdir())
         except OSError as error:
-            raise ModelNotFound(
-                f"{self.root}: not a readable folder ({error.strerror}); expected a model repository;"
+            raise _missing(
+                f"the model repository is not a readable folder ({error.strerror});"
                 " give another --repository or run `starling models pull`",
-                path=str(self.root),
+                self.root,
             ) from error
         return [one.name for one in found if one.name[0] != "." and _is_model(one)]
 
@@ -213,8 +213,9 @@ class Repository:
             missing = (
                 f"there is no version {version} of model {name!r}" if version else f"model {name!r} has no version"
             )
-            raise ModelNotFound(
-                f"{missing}; found {versions or 'none'} in {self.root / name}",
+            raise _missing(
+                f"{missing}; found {versions or 'none'}; publish it, or ask for one that there is",
+                self.root / name,
                 model=name,
                 version=version,
             )
@@ -306,13 +307,10 @@ class Repository:
 
     def _model_folder(self, name: str) -> Path:
         if not name or name[0] == "." or "/" in name or "\0" in name:
-            raise InvalidInput(f"{name!r} is not a model name; expected one folder of {self.root}")
+            raise InvalidInput(f"{name!r} is not a model name; expected the name of a folder of the repository")
         folder = self._inside(self.root / name)
         if not _is_model(folder):
-            raise ModelNotFound(
-                f"there is no model {name!r} in {self.root}; expected {folder / CONFIG_NAME}; pull or publish it first",
-                model=name,
-            )
+            raise _missing(f"there is no model {name!r}; pull or publish it first", folder / CONFIG_NAME, model=name)
         return folder
 
     def _inside(self, path: Path) -> Path:
@@ -323,6 +321,13 @@ class Repository:
                 path=str(path),
             )
         return path
+
+
+def _missing(message: str, path: Path, **facts: str | float) -> ModelNotFound:
+    """Returns an error that tells where was looked in a note: callers of a node need not know its folders."""
+    error = ModelNotFound(message, **facts)
+    error.add_note(f"looked for {path}")
+    return error
 
 
 def _versions(folder: Path) -> list[int]:

@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
             return _list(repository, cache, screen, default=arguments.repository is None)
         return _verify(repository, screen)
     except EngineError as error:
-        errors.print(f"[red]error[/] {escape(str(error))} [dim]({error.reason})[/]", highlight=False)
+        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        errors.print(f"[red]error[/] {escape(text)} [dim]({error.reason})[/]", highlight=False)
         return 2 if isinstance(error, AssetPlanned) or error.status == "NOT_FOUND" else 1
     except KeyboardInterrupt:
         errors.print("interrupted; what was finished is kept, nothing is half-done")

@@ -12,7 +12,7 @@ from services.host.checks import (
     reachable_port,
     readable_by,
 )
-from services.host.errors import DOMAIN, StatusCode, WireError, encode_error, has_words
+from services.host.errors import DOMAIN, StatusCode, WireError, describe_error, encode_error, has_words
 from services.host.flags import name_words
 from services.host.settings import (
     Problem,
@@ -34,6 +34,7 @@ __all__ = [
     "above",
     "at_least",
     "between",
+    "describe_error",
     "describe_settings",
     "each_of",
     "encode_error",

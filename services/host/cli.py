@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from services.host.commands import Command, find_commands
-from services.host.errors import has_words
+from services.host.errors import describe_error, has_words
 from services.host.settings import SettingsError
 
 _EXIT_FAILED = 1
@@ -83,7 +83,7 @@ def _run_command(command: Command, arguments: Sequence[str]) -> int:
     except Exception as error:
         if not has_words(error):
             raise
-        print(f"starling {command.name}: {error}", file=sys.stderr)
+        print(f"starling {command.name}: {describe_error(error)}", file=sys.stderr)
         return _EXIT_FAILED
 
 

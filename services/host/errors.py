@@ -94,6 +94,12 @@ def has_words(error: BaseException) -> bool:
     return _read_words(error) is not None
 
 
+def describe_error(error: BaseException) -> str:
+    """Returns the text of an error with its notes, for whoever runs this process; notes do not travel."""
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return f"{error} ({notes})" if notes else str(error)
+
+
 def _read_words(error: BaseException) -> tuple[StatusCode, str] | None:
     status, reason = getattr(error, "status", None), getattr(error, "reason", None)
     if not (isinstance(status, str) and isinstance(reason, str) and reason):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError, Message
 
-from services.host import encode_error
+from services.host import describe_error, encode_error
 from services.predict._dataplane import ControlCall, Server
 
 _POLL_S = 0.5
@@ -89,7 +89,7 @@ class ControlLoop:
             _log.debug("%s answered in %.1f ms", call.method, 1e3 * (time.monotonic() - started_s))
         except Exception as error:
             code, message, details = encode_error(error)
-            _log.debug("%s refused with status %d: %s", call.method, code, message)
+            _log.debug("%s refused with status %d: %s", call.method, code, describe_error(error))
             call.fail(code, message, details)
         finally:
             self._free.release()

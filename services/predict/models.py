@@ -12,6 +12,7 @@ from typing import Any
 from engines import EngineError, ModelConfig, ModelNotFound, ModelNotReady, ModelVersion, Repository
 from engines._core import ModelConfig as NativeConfig
 from engines._core import ModelRegistry, StateSpec, TensorSpec
+from services.host import describe_error
 
 # Bounds a request that came without any deadline: whoever sent it has stopped waiting by then.
 _NO_DEADLINE_US = 30_000_000
@@ -208,14 +209,14 @@ class NodeModels:
                 # A model without any version is asked for as the highest one, so that it is missed by name.
                 versions = self._repository.served_versions(name) or [0]
             except EngineError as error:
-                _log.error("model %s cannot be read: %s", name, error)
+                _log.error("model %s cannot be read: %s", name, describe_error(error))
                 errors.append(error)
                 continue
             for version in versions:
                 try:
                     yield self._repository.find(name, version)
                 except EngineError as error:
-                    _log.error("model %s cannot be read: %s", name, error)
+                    _log.error("model %s cannot be read: %s", name, describe_error(error))
                     errors.append(error)
 
     def _make_ready(self, found: ModelVersion, *, again: bool = False) -> bool:
@@ -234,7 +235,7 @@ class NodeModels:
                 self._registry.load(native_config(found, self._repository.labels_of(found.config)))
             except Exception as error:
                 self._states[key] = (State.FAILED, str(error))
-                _log.error("model %s:%d failed to load: %s", *key, error)
+                _log.error("model %s:%d failed to load: %s", *key, describe_error(error))
                 raise
             self._loaded[key] = (found, stamp)
             self._states.pop(key)

@@ -13,7 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from engines import Repository
 from engines._core import ModelRegistry
-from services.host import Address
+from services.host import Address, describe_error
 from services.host.certificates import CertificateFollower
 from services.predict._dataplane import Server, Tls
 from services.predict.autopilot_log import AutopilotLog
@@ -144,7 +144,7 @@ class NodeProcess:
         errors = self._models.load_served(self._settings.model, stop.is_set)
         loaded = self._registry.models()
         if errors and (self._settings.model or not loaded):
-            raise NodeStartError("; ".join(str(error) for error in errors))
+            raise NodeStartError("; ".join(map(describe_error, errors)))
         if not loaded and not stop.is_set():
             raise NodeStartError(
                 f"repository {self._settings.repository} has no model; fetch one with `starling models pull nanodet`"

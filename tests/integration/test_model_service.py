@@ -261,10 +261,10 @@ def test_what_is_loaded_serves_on_when_its_files_go(client: Client, models: Path
 
 def test_errors_are_typed_and_say_what_was_found(reader: Client) -> None:
     for call, name, version, kind, says in (
-        (reader.load, "nobody", 0, ModelNotFound, "there is no model 'nobody' in"),
-        (reader.load, "echo", 9, ModelNotFound, "there is no version 9 of model 'echo'; found [2, 1] in"),
+        (reader.load, "nobody", 0, ModelNotFound, "there is no model 'nobody'; pull"),
+        (reader.load, "echo", 9, ModelNotFound, "there is no version 9 of model 'echo'; found [2, 1];"),
         (reader.load, "echo", -1, ModelNotFound, "there is no version -1 of model 'echo'"),
-        (reader.load, "../models/echo", 0, InvalidInput, "is not a model name; expected one folder of"),
+        (reader.load, "../models/echo", 0, InvalidInput, "is not a model name; expected the name of a folder"),
         (reader.load, "", 0, InvalidInput, "'' is not a model name"),
         (reader.model, "nobody", 0, ModelNotFound, "pull or publish it first"),
         (reader.model, "echo", 9, ModelNotFound, "there is no version 9"),

@@ -100,13 +100,13 @@ def test_an_empty_repository_says_how_to_fill_it(fail_to_start: Failing, tmp_pat
 
 def test_an_unknown_model_is_named(fail_to_start: Failing, models: Path) -> None:
     text = fail_to_start(models, "--model", "echo", "--model", "nanodat")
-    assert "there is no model 'nanodat' in" in text
-    assert "pull or publish it first" in text
+    looked_for = models / "nanodat" / "config.pbtxt"
+    assert f"there is no model 'nanodat'; pull or publish it first (looked for {looked_for})" in text
 
 
 def test_a_model_without_versions_is_named(fail_to_start: Failing, models: Path) -> None:
     (models / "echo" / "1").rename(models / "echo" / "old")
-    assert "model 'echo' has no version; found none in" in fail_to_start(models, "--model", "echo")
+    assert "model 'echo' has no version; found none;" in fail_to_start(models, "--model", "echo")
 
 
 def test_a_file_that_is_not_what_its_manifest_says_is_not_even_opened(fail_to_start: Failing, models: Path) -> None:

@@ -86,7 +86,7 @@ def test_empty_cache_lists_what_can_be_pulled(tmp_path: Path, capsys: pytest.Cap
         (["pull", "minilm"], "'minilm' cannot be pulled yet; these can: nanodet"),
         (["pull"], "give names of assets or --all"),
         (["pull", "--all", "raptor"], "give names of assets or --all, not both"),
-        (["list", "--repository", "/nowhere"], "expected a model repository"),
+        (["list", "--repository", "/nowhere"], "the model repository is not a readable folder"),
     ],
 )
 def test_wrong_usage_says_what_to_do(

@@ -8,7 +8,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.host import DOMAIN, StatusCode, WireError, encode_error, has_words
+from services.host import DOMAIN, StatusCode, WireError, describe_error, encode_error, has_words
 
 
 class QueueFullError(Exception):
@@ -35,6 +35,14 @@ def unpack(wire: WireError) -> tuple[ErrorInfo, float | None]:
             assert detail.Unpack(info)
     assert info.domain == DOMAIN
     return info, delay_s
+
+
+def test_a_note_is_for_who_runs_the_process_and_does_not_travel() -> None:
+    error = QueueFullError("nanodet", 8, 0.1)
+    error.add_note("looked for /srv/models/nanodet")
+    assert describe_error(error) == f"{error} (looked for /srv/models/nanodet)"
+    info, _ = unpack(encode_error(error))
+    assert "/srv" not in encode_error(error).message + str(info)
 
 
 def test_words_facts_and_retry_delay_travel() -> None:
