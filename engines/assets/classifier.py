@@ -15,7 +15,7 @@ from engines.assets.graph import GraphBuilder
 from engines.assets.making import Materials
 from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import EFFICIENTNET_WEIGHTS, IMAGENET_NAMES
-from engines.assets.pictures import CALIBRATION, quantize_by_pictures, report_rows
+from engines.assets.pictures import CALIBRATION, describe_vision, quantize_by_pictures, report_rows
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.quantize import Recipe, quantization_report
 from engines.repository import Release
@@ -47,16 +47,10 @@ def make_efficientnet(materials: Materials) -> Release:
 
 def describe(name: str) -> ModelConfig:
     """Returns the classifier's configuration."""
-    return ModelConfig(
-        name=name,
-        backend="openvino",
-        max_batch_size=4,
-        preferred_batch_sizes=(1, 2, 4),
-        inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
-        outputs=(
-            TensorConfig("logits", DataType.FP32, (CLASSES,)),
-            TensorConfig("probabilities", DataType.FP32, (CLASSES,), "labels.txt"),
-        ),
+    return describe_vision(
+        name,
+        TensorConfig("logits", DataType.FP32, (CLASSES,)),
+        TensorConfig("probabilities", DataType.FP32, (CLASSES,), "labels.txt"),
     )
 
 

@@ -1,7 +1,7 @@
 """Makes the detector in one size: converts, quantises, measures and describes it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from engines.assets.packages import (
     NANODET_WEIGHTS,
     PEDESTRIAN_VIDEO,
 )
+from engines.assets.pictures import describe_vision
 from engines.assets.tfjs import read_tfjs
 from engines.assets.video import read_frames
 from engines.config import DataType, ModelConfig, Postprocess, TensorConfig
@@ -72,19 +73,14 @@ def make_nanodet(
 
 def describe(name: str) -> ModelConfig:
     """Returns the detector's configuration: what agents see after the native suppression step."""
-    return ModelConfig(
-        name=name,
-        backend="openvino",
-        # A convolution network gains next to nothing from batches on a CPU; requests of a few frames still fit.
-        max_batch_size=4,
-        preferred_batch_sizes=(1, 2, 4),
-        inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
-        outputs=(
-            TensorConfig("boxes", DataType.FP32, (BOXES_MAX, 4)),
-            TensorConfig("scores", DataType.FP32, (BOXES_MAX,)),
-            TensorConfig("classes", DataType.INT32, (BOXES_MAX,), "labels.txt"),
-            TensorConfig("count", DataType.INT32, ()),
-        ),
+    outputs = (
+        TensorConfig("boxes", DataType.FP32, (BOXES_MAX, 4)),
+        TensorConfig("scores", DataType.FP32, (BOXES_MAX,)),
+        TensorConfig("classes", DataType.INT32, (BOXES_MAX,), "labels.txt"),
+        TensorConfig("count", DataType.INT32, ()),
+    )
+    return replace(
+        describe_vision(name, *outputs),
         postprocess=Postprocess.NMS,
         nms_score_threshold=SCORE_THRESHOLD,
         nms_iou_threshold=IOU_THRESHOLD,

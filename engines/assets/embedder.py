@@ -16,7 +16,7 @@ from engines.assets.graph import GraphBuilder
 from engines.assets.making import Materials
 from engines.assets.mobile import MobileBuilder, append_picture
 from engines.assets.packages import MOBILENET_WEIGHTS
-from engines.assets.pictures import CALIBRATION, quantize_by_pictures, report_rows
+from engines.assets.pictures import CALIBRATION, describe_vision, quantize_by_pictures, report_rows
 from engines.config import DataType, ModelConfig, TensorConfig
 from engines.quantize import Recipe, quantization_report
 from engines.repository import Release
@@ -68,14 +68,7 @@ def make_mobilenet_int8(materials: Materials) -> Release:
 
 def describe(name: str) -> ModelConfig:
     """Returns the embedding's configuration."""
-    return ModelConfig(
-        name=name,
-        backend="openvino",
-        max_batch_size=4,
-        preferred_batch_sizes=(1, 2, 4),
-        inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
-        outputs=(TensorConfig("embedding", DataType.FP32, (LENGTH,)),),
-    )
+    return describe_vision(name, TensorConfig("embedding", DataType.FP32, (LENGTH,)))
 
 
 def build_mobilenet(weights: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Quantises networks that look at pictures, and measures on other pictures what that costs."""
+"""Describes and quantises networks that look at pictures, and measures on other pictures what that costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from engines.agreement import compare_rows
 from engines.assets.errors import QualityTooLow
 from engines.assets.making import Materials
 from engines.assets.packages import CALIBRATION_PICTURES, Member
+from engines.config import DataType, ModelConfig, TensorConfig
 from engines.errors import CorruptModel
 from engines.quantize import Recipe, quantize
 from engines.runners import RUNTIMES, onnxruntime_runner
@@ -32,6 +33,19 @@ class RowAgreement:
 
     cosine: float
     share: float
+
+
+def describe_vision(name: str, *outputs: TensorConfig) -> ModelConfig:
+    """Returns the configuration of a convolution network that takes pictures of any size."""
+    return ModelConfig(
+        name=name,
+        backend="openvino",
+        # Such a network gains next to nothing from batches on a CPU; requests of a few pictures still fit.
+        max_batch_size=4,
+        preferred_batch_sizes=(1, 2, 4),
+        inputs=(TensorConfig("frame", DataType.UINT8, (-1, -1, 3)),),
+        outputs=outputs,
+    )
 
 
 def quantize_by_pictures(

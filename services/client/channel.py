@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,11 @@ def check_deadline(deadline_s: float) -> float:
     if not (isinstance(deadline_s, (int, float)) and math.isfinite(deadline_s) and deadline_s > 0):
         raise InvalidInput(f"deadline_s is {deadline_s!r}; expected a number of seconds above 0")
     return float(deadline_s)
+
+
+def left_until(end_s: float) -> float:
+    """Returns the seconds until a moment of the monotonic clock; a little once it has passed, never 0."""
+    return max(end_s - time.monotonic(), 1e-6)
 
 
 def build_metadata(agent_id: str) -> Metadata:

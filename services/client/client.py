@@ -24,6 +24,7 @@ from .channel import (
     check_credentials,
     check_deadline,
     check_target,
+    left_until,
     name_model,
     pass_bytes,
 )
@@ -161,7 +162,7 @@ class Client:
                 if wait_s is None:
                     raise
             time.sleep(wait_s)
-            left_s = max(end_s - time.monotonic(), 1e-6)
+            left_s = left_until(end_s)
             attempt += 1
         return decode_response(reply, round((time.monotonic() - start_s) * 1e6))
 
@@ -190,7 +191,7 @@ class Client:
         end_s = None if limit_s is None else time.monotonic() + limit_s
 
         def open_call(first: Request) -> Any:
-            left_s = None if end_s is None else max(end_s - time.monotonic(), 1e-6)
+            left_s = None if end_s is None else left_until(end_s)
             metadata: Any = self._name(first)
 
             def start(messages: Iterator[bytes]) -> Any:
