@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engines import EngineError
+from tests.support import flown
 from tests.support.simulated import Arrival, Ending, Machine, arrive_at_random, count_good
 
 _PROBE_AFTER_US = 500_000  # an idle model admits one request after this time whatever it expects of it
@@ -180,23 +181,18 @@ def is_anyone_late(waiting: list[Arrival], free_at_us: list[float], run_us: floa
     return False
 
 
-@many
-@given(scenarios(machines(batch=False, delay=False), plain=True))
-@example(TWO_SLOTS)
-def test_who_is_refused_could_not_have_been_met_within_the_error_of_the_model(scenario: Scenario) -> None:
-    machine, arrivals = scenario[0], apart(scenario[1])
+def check_refusals(machine: Machine, arrivals: list[Arrival], spare_us: float) -> None:
+    """Nobody is refused who could have been met with so much to spare, each run as slow as its noise allows."""
     endings = machine.run(arrivals)
     slowest_us = machine.bucket_run_us[0] * (1 + machine.noise)
-    # Who goes to which of several engines is not known when a promise is made.
-    spare_us = 2 * (machine.slots - 1) / machine.slots * slowest_us
     for number, (asked, ending) in enumerate(zip(arrivals, endings, strict=True)):
         if ending.ran or ending.end_us != asked.at_us:
             continue
         earlier = list(zip(arrivals[:number], endings[:number], strict=True))
         waiting = [
             other
-            for other, its_ending in earlier
-            if (its_ending.start_us if its_ending.ran else its_ending.end_us) >= asked.at_us
+            for other, its in earlier
+            if (its.start_us if its.ran else its.end_us) >= asked.at_us
             and (other.stream < 0 or other.stream != asked.stream)  # whose place it would take
         ]
         running = [its for _, its in earlier if its.ran and its.start_us < asked.at_us < its.end_us]
@@ -207,6 +203,49 @@ def test_who_is_refused_could_not_have_been_met_within_the_error_of_the_model(sc
             free_at_us = [its.start_us + slowest_us for its in running]
             free_at_us += [asked.at_us] * (machine.slots - len(running))
             assert is_anyone_late([*waiting, asked], free_at_us, slowest_us, spare_us=spare_us)
+
+
+@many
+@given(scenarios(machines(batch=False, delay=False), plain=True))
+@example(TWO_SLOTS)
+def test_who_is_refused_could_not_have_been_met_within_the_error_of_the_model(scenario: Scenario) -> None:
+    machine, arrivals = scenario
+    slowest_us = machine.bucket_run_us[0] * (1 + machine.noise)
+    # Who goes to which of several engines is not known when a promise is made, and whoever waits is promised up to one
+    # run less where predictions are off.
+    check_refusals(machine, apart(arrivals), (1 + 2 * (machine.slots - 1) / machine.slots) * slowest_us)
+
+
+@many
+@given(scenarios(machines(slots=1, batch=False, noise=False, delay=False), plain=True), st.integers(1, 12))
+def test_who_is_refused_could_not_have_been_met_at_all_when_predictions_hold(scenario: Scenario, runs: int) -> None:
+    machine, arrivals = scenario
+    equal = [
+        arrival._replace(deadline_us=arrival.at_us + runs * machine.bucket_run_us[0], stream=-1)
+        for arrival in apart(arrivals)
+    ]
+    check_refusals(machine, equal, 0)
+
+
+@pytest.mark.parametrize("load", [1.5, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_promises_are_kept_beside_a_neighbour_that_comes_and_goes(load: float, seed: int) -> None:
+    # It leaves less than half of the machine, five times in every two seconds: what runs take is always known too late.
+    factor = 2.5
+    there = [(200_000 * n, factor if n % 2 else 1.0) for n in range(100)]
+    machine = flown.Machine(run_us=5000, buckets=(1,), slots=1, seed=seed, slowdowns=tuple(there))
+    rate = load * machine.capacity * 2 / (1 + factor)
+    flight = machine.fly(flown.arrive_in_steps(seed, [(rate, 20.0)], budget_us=40_000), 50_000, "off")
+    kept = broken = 0
+    for arrival, (_, start_us, end_us, *_) in zip(flight.arrivals, flight.endings, strict=True):
+        if start_us >= 0:
+            kept += end_us <= arrival[1]
+            broken += end_us > arrival[1]
+        else:
+            broken += end_us > arrival[0]  # refused later than at once
+    # Without a margin it is one in ten.
+    assert broken <= 0.03 * kept
+    assert kept >= 0.8 * 20 * machine.capacity * (1 + 1 / factor) / 2
 
 
 @many
