@@ -24,6 +24,17 @@ TIMED_PATHS = frozenset(
     {"/starling.predict.v1.PredictService/Predict", "/inference.GRPCInferenceService/ModelInfer"},
 )
 
+# After these a node may have other models.
+_MODEL_PATHS = frozenset(
+    f"/{method}"
+    for method in (
+        "starling.predict.v1.ModelService/LoadModel",
+        "starling.predict.v1.ModelService/UnloadModel",
+        "inference.GRPCInferenceService/RepositoryModelLoad",
+        "inference.GRPCInferenceService/RepositoryModelUnload",
+    )
+)
+
 _OK = 0
 _LATE = 4  # DEADLINE_EXCEEDED
 _REFUSED = 8  # RESOURCE_EXHAUSTED
@@ -39,10 +50,17 @@ class AccessLog:
         sink: takes each sample.
         access: judges who speaks for which gateway; anybody for each without it.
         clock: seconds, monotonic; entries count from when they arrive, at most 0.1 s after the answer.
+        models_changed: told of each node that was asked to load or unload a model.
     """
 
-    def __init__(self, sink: Sink, access: Access | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sink, self._access, self._clock = sink, access, clock
+    def __init__(
+        self,
+        sink: Sink,
+        access: Access | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        models_changed: Callable[[Address], None] = lambda _: None,
+    ) -> None:
+        self._sink, self._access, self._clock, self._models_changed = sink, access, clock, models_changed
         self.entries = 0
 
     async def StreamAccessLogs(self, requests: AsyncIterator[Any], context: Any) -> Any:  # noqa: N802
@@ -67,12 +85,14 @@ class AccessLog:
             await refuse(context, error)
 
     def _take(self, gateway: str, entry: Any, now_s: float) -> None:
-        if entry.request.path not in TIMED_PATHS:
-            return
         common = entry.common_properties
         socket = common.upstream_remote_address.socket_address
         if not socket.port_value:
             return  # never reached a node
+        if entry.request.path in _MODEL_PATHS:
+            self._models_changed(Address(socket.address, socket.port_value))
+        if entry.request.path not in TIMED_PATHS:
+            return
         ending = read_ending(entry)
         if ending is None:
             return

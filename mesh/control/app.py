@@ -96,7 +96,8 @@ async def serve(settings: ControlSettings) -> None:
     controller.set_plans({} if settings.routes is None else read_routes(settings.routes))
     if access is not None:
         controller.alarm_sources.append(access.alarms)
-    access_log = AccessLog(controller.take, access)
+    probe = Probe(controller.registry, controller.set_distance, settings.certs)
+    access_log = AccessLog(controller.take, access, models_changed=probe.call_soon)
     server = grpc.aio.server(interceptors=[] if access is None else [Guard(access)], options=_OPTIONS)
     discovery = AggregatedDiscovery(controller.gateways, controller.is_new, access)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
@@ -119,7 +120,6 @@ async def serve(settings: ControlSettings) -> None:
     try:
         async with watch_interrupts() as stop, asyncio.TaskGroup() as tasks:
             await server.start()
-            probe = Probe(controller.registry, controller.set_distance, settings.certs)
             reader = LoadReader(controller.registry, settings.certs)
             running = (one for one in (controller, probe, reader, kubernetes, tls) if one is not None)
             loops = [tasks.create_task(one.run()) for one in running]

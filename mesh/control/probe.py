@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.host import Address
 PROBE_EVERY_S = 2.0
 _TIMEOUT_S = 1.0
 _AT_ONCE_MAX = 64
+_SOON_MAX = 64  # beyond these, nodes wait for the next round
 
 Found = Callable[[str, float], None]
 """Takes a node's name and the round trip to it in seconds."""
@@ -32,12 +34,21 @@ class Probe:
         registry: whom to call.
         found: takes what was measured.
         certs: folder with `tls.crt`, `tls.key` and `ca.crt`, for nodes that ask who calls; plain text without it.
+        every_s: from the end of one round to the next.
     """
 
-    def __init__(self, registry: Registry, found: Found, certs: Path | None = None) -> None:
-        self._registry, self._found, self._certs = registry, found, certs
+    def __init__(
+        self, registry: Registry, found: Found, certs: Path | None = None, every_s: float = PROBE_EVERY_S
+    ) -> None:
+        self._registry, self._found, self._certs, self._every_s = registry, found, certs, every_s
+        self._soon: asyncio.Queue[Address] = asyncio.Queue(_SOON_MAX)
         self._channels: dict[Address, grpc.aio.Channel] = {}
         self._room = asyncio.Semaphore(_AT_ONCE_MAX)
+
+    def call_soon(self, address: Address) -> None:
+        """Has one node called before its turn: it may have other models, and may not tell by itself."""
+        with suppress(asyncio.QueueFull):
+            self._soon.put_nowait(address)
 
     async def run(self) -> None:
         """Calls all nodes every few seconds until cancelled."""
@@ -49,10 +60,19 @@ class Probe:
                     await self._channels.pop(address).close(None)
                 silent = {member.name: member for member in self._registry if not member.lease_id}
                 await asyncio.gather(*(self._measure(name, address, silent) for name, address in nodes.items()))
-                await asyncio.sleep(PROBE_EVERY_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._every_s):
+                        await self._call_those(silent)
         finally:
             for channel in self._channels.values():
                 await channel.close(None)
+
+    async def _call_those(self, silent: Mapping[str, Member]) -> None:
+        """Calls those nodes without a lease that are to be called soon, until cancelled."""
+        while True:
+            address = await self._soon.get()
+            for name in [member.name for member in silent.values() if member.address == address]:
+                await self._measure(name, address, silent)
 
     async def _measure(self, name: str, address: Address, silent: Mapping[str, Member]) -> None:
         async with self._room:

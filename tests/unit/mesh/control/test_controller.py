@@ -260,6 +260,31 @@ async def _until(condition: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/starling.predict.v1.ModelService/LoadModel", True),
+        ("/starling.predict.v1.ModelService/ListModels", False),
+        ("/inference.GRPCInferenceService/RepositoryModelUnload", True),
+    ],
+)
+async def test_who_was_asked_to_load_or_unload_a_model_is_told_on(path: str, told: bool) -> None:
+    changed: list[Address] = []
+    log = AccessLog(lambda *_: None, models_changed=changed.append)
+
+    async def stream() -> AsyncIterator[Any]:
+        message = als_pb2.StreamAccessLogsMessage()
+        for port in (9001, 0):  # the second one never reached a node
+            entry = message.http_logs.log_entry.add()
+            entry.request.path = path
+            socket = entry.common_properties.upstream_remote_address.socket_address
+            socket.address, socket.port_value = "127.0.0.1", port
+        yield message
+
+    await log.StreamAccessLogs(stream(), None)
+    assert changed == [Address("127.0.0.1", 9001)] * told
+
+
+@pytest.mark.parametrize(
     ("status", "ending"),
     [("0", Ending.ANSWERED), ("8", Ending.REFUSED), ("4", Ending.LATE), ("14", Ending.FAILED), ("3", None), ("", None)],
 )

@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from starling.predict.v1 import model_service_pb2, model_service_pb2_grpc
 
 from mesh.certs import LOCAL_HOSTS, CertStore, Identity, Role
 from mesh.control.probe import Probe
 from mesh.control.registry import Registry
 from mesh.endpoint import Endpoint, Tier
 from services.host import Address
+from tests.support.waiting import wait_for
 
 NODE = Identity(Role.NODE, "edge-1")
 CONTROL = Identity(Role.CONTROL, "control")
@@ -79,3 +82,47 @@ async def test_without_certificates_it_goes_on_without_that_node(store: CertStor
     async with node(store) as address:
         for certs in (None, tmp_path / "nowhere"):
             assert await measure(Endpoint("edge-1", Tier.EDGE, address), certs, 1.0) is None
+
+
+class Models(model_service_pb2_grpc.ModelServiceServicer):
+    """Lists what it is told to have."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
+        ready = model_service_pb2.MODEL_STATE_READY
+        models = [model_service_pb2.Model(name=name, version=1, state=ready) for name in self.names]
+        return model_service_pb2.ListModelsResponse(models=models)
+
+
+async def test_a_node_is_called_before_its_turn_when_its_models_may_have_changed() -> None:
+    models, server = Models(), grpc.aio.server()
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    status = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    address = Address("127.0.0.1", server.add_insecure_port("127.0.0.1:0"))
+    await server.start()
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    registry = Registry(10, lambda: None)
+    member = registry.add_static(Endpoint("edge-1", Tier.EDGE, address), time.monotonic(), time.time())
+    probe = Probe(registry, lambda *_: None, every_s=3600)
+    run = asyncio.create_task(probe.run())
+    try:
+
+        async def has_told() -> bool:
+            return member.has_told
+
+        async def serves_more() -> bool:
+            return "later" in member.serves
+
+        await wait_for(has_told)
+        models.names = ["later"]
+        probe.call_soon(Address("127.0.0.1", 1))  # nobody's
+        probe.call_soon(address)
+        await wait_for(serves_more)
+    finally:
+        run.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
+        await server.stop(None)
