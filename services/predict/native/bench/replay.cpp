@@ -6,24 +6,38 @@
 //   arrival_us from the start, ascending; deadline_us from the arrival; tenant, stream: a number, -1 for none.
 // OUTCOME_FILE gets a line for each request, in the order of their ends: arrival_us took_us status_code.
 // Prints one JSON object: sent, met, late, refused (by status code), p50_us and p99_us of those met, tenants (the same
-// counts by tenant), lag_p99_us (how late requests were sent: the quality of this measurement).
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/grpcpp.h>
+// counts by tenant), lag_p99_us (how late requests were sent: the quality of this measurement), first_error (a refusal
+// that neither overload nor a deadline explains).
+#include <sys/prctl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
-#include <iterator>
+#include <functional>
 #include <map>
-#include <memory>
+#include <queue>
+#include <span>
+#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "http2_client.h"
+#include "program.h"
+
+namespace starling::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
+
+constexpr int kDeadlineExceeded = 4;
+constexpr int kResourceExhausted = 8;
+constexpr int kAborted = 10;
+
+const Reply kTooLate{kDeadlineExceeded, {}, 0};
 
 struct Arrival {
   long at_us = 0;
@@ -32,15 +46,6 @@ struct Arrival {
   long stream = -1;
   long sequence = 0;
   long priority = 0;
-};
-
-struct Call {
-  const Arrival* arrival = nullptr;
-  grpc::ClientContext context;
-  std::unique_ptr<grpc::GenericClientAsyncResponseReader> reader;
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  Clock::time_point due;
 };
 
 struct Counts {
@@ -76,11 +81,122 @@ std::string fields_of(const Arrival& arrival) {
   return out;
 }
 
-double quantile(std::vector<double>& values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1))];
+std::vector<Arrival> read_trace(const std::string& path) {
+  std::istringstream lines(read_file(path));
+  std::vector<Arrival> trace;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    Arrival a;
+    words >> a.at_us >> a.deadline_us >> a.tenant >> a.stream >> a.sequence >> a.priority;
+    const bool is_read = words && (words >> std::ws).eof();
+    if (!is_read || a.deadline_us < 0 || a.at_us < (trace.empty() ? 0 : trace.back().at_us)) {
+      throw std::runtime_error(path + ":" + std::to_string(trace.size() + 1) + ": found \"" + line +
+                               "\", expected arrival_us (ascending) deadline_us tenant stream sequence priority");
+    }
+    trace.push_back(a);
+  }
+  if (trace.empty()) throw std::runtime_error(path + " has no arrivals");
+  return trace;
 }
+
+class Replay {
+ public:
+  Replay(const std::string& target, const std::string& method, std::string message, const std::vector<Arrival>& trace,
+         std::ostream& outcomes)
+      : client_(target, method, std::move(message),
+                [this](std::size_t call, const Reply& reply) { on_end(call, reply, client_.now()); }),
+        trace_(trace),
+        outcomes_(outcomes),
+        live_(trace.size()) {}
+
+  void run() {
+    begin_ = Clock::now() + std::chrono::milliseconds(50);
+    while (next_ < trace_.size() || unanswered_ > 0) {
+      client_.turn(next_event());
+      expire();  // only now: what came in time is counted before
+      // One at a time, so that a burst of large requests keeps no answer waiting.
+      if (next_ < trace_.size() && due(next_) <= Clock::now()) start(next_++);
+    }
+  }
+
+  Counts all;
+  std::map<long, Counts> tenants;
+  std::vector<double> latencies;
+  std::vector<double> lags;
+  std::string first_error;
+
+ private:
+  Clock::time_point due(std::size_t call) const { return begin_ + microseconds(trace_[call].at_us); }
+  Clock::time_point deadline(std::size_t call) const { return due(call) + microseconds(trace_[call].deadline_us); }
+
+  // The arrival that is next, or the first deadline of a call that is not answered.
+  Clock::time_point next_event() {
+    while (!expiries_.empty() && live_[expiries_.top().second] == nullptr) expiries_.pop();
+    auto next = next_ < trace_.size() ? due(next_) : Clock::time_point::max();
+    if (!expiries_.empty()) next = std::min(next, expiries_.top().first);
+    return next;
+  }
+
+  void start(std::size_t call) {
+    const auto& arrival = trace_[call];
+    ++unanswered_;
+    if (const auto now = Clock::now(); now < deadline(call)) {
+      const auto timeout = grpc_timeout(deadline(call) - now);
+      const auto tenant = std::to_string(arrival.tenant);
+      const std::array<nghttp2_nv, 2> more{header("grpc-timeout", timeout, true), header("x-tenant", tenant)};
+      live_[call] = client_.start(call, std::span(more).first(arrival.tenant >= 0 ? 2 : 1), fields_of(arrival));
+      expiries_.emplace(deadline(call), call);
+      client_.flush();
+    } else {
+      on_end(call, kTooLate, now);
+    }
+    lags.push_back(std::chrono::duration<double, std::micro>(Clock::now() - due(call)).count());
+  }
+
+  void expire() {
+    const auto now = Clock::now();
+    for (; !expiries_.empty() && expiries_.top().first <= now; expiries_.pop()) {
+      const auto call = expiries_.top().second;
+      if (live_[call] == nullptr) continue;
+      client_.cancel(*live_[call]);
+      on_end(call, kTooLate, now);
+    }
+  }
+
+  void on_end(std::size_t call, const Reply& reply, Clock::time_point now) {
+    const auto& arrival = trace_[call];
+    live_[call] = nullptr;
+    --unanswered_;
+    const auto took = std::chrono::duration<double, std::micro>(now - due(call)).count();
+    const bool is_in_time = took <= static_cast<double>(arrival.deadline_us);
+    outcomes_ << arrival.at_us << ' ' << static_cast<long>(took) << ' ' << reply.code << '\n';
+    for (auto* counts : {&all, &tenants[arrival.tenant]}) {
+      ++counts->sent;
+      if (reply.code != 0) {
+        ++counts->refused[reply.code];
+      } else {
+        ++(is_in_time ? counts->met : counts->late);
+      }
+    }
+    if (reply.code == 0) {
+      if (is_in_time) latencies.push_back(took);
+    } else if (first_error.empty() && reply.code != kDeadlineExceeded && reply.code != kResourceExhausted &&
+               reply.code != kAborted) {
+      first_error = std::to_string(reply.code) + " " + reply.message;
+    }
+  }
+
+  using Expiry = std::pair<Clock::time_point, std::size_t>;
+
+  Http2Client client_;
+  const std::vector<Arrival>& trace_;
+  std::ostream& outcomes_;
+  std::vector<Http2Client::Stream*> live_;  // by arrival; null before and after
+  std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;
+  Clock::time_point begin_;
+  std::size_t next_ = 0;
+  std::size_t unanswered_ = 0;
+};
 
 void print(const Counts& counts) {
   std::printf("\"sent\": %ld, \"met\": %ld, \"late\": %ld, \"refused\": {", counts.sent, counts.met, counts.late);
@@ -92,111 +208,40 @@ void print(const Counts& counts) {
   std::printf("}");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc != 5 && argc != 6) {
-    std::fprintf(stderr, "usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE [OUTCOME_FILE]\n");
-    return 2;
-  }
-  const std::string method = argv[2];
-  std::ifstream request_file(argv[3], std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(request_file), {}};
-  std::vector<Arrival> trace;
-  std::ifstream trace_file(argv[4]);
-  for (Arrival a; trace_file >> a.at_us >> a.deadline_us >> a.tenant >> a.stream >> a.sequence >> a.priority;) {
-    trace.push_back(a);
-  }
-  if (bytes.empty() || trace.empty() || !trace_file.eof()) {
-    std::fprintf(stderr, "starling-replay: %s or %s is empty or malformed\n", argv[3], argv[4]);
-    return 1;
-  }
+int replay(int argc, char** argv) {
+  const auto trace = read_trace(argv[4]);
   std::ofstream outcomes;
   if (argc == 6) outcomes.open(argv[5]);
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  const auto channel = grpc::CreateCustomChannel(argv[1], grpc::InsecureChannelCredentials(), arguments);
-  if (!channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(10))) {
-    std::fprintf(stderr, "starling-replay: no server at %s\n", argv[1]);
-    return 1;
-  }
-  grpc::GenericStub stub(channel);
-  const grpc::Slice shared(bytes.data(), bytes.size());
-  grpc::CompletionQueue queue;
-  Counts all;
-  std::map<long, Counts> tenants;
-  std::vector<double> latencies;
-  std::vector<double> lags;
-  std::size_t live = 0;
-
-  const auto begin = Clock::now() + std::chrono::milliseconds(50);
-  const auto send = [&](const Arrival& arrival) {
-    auto* call = new Call;  // NOLINT: comes back through the completion queue
-    call->arrival = &arrival;
-    call->due = begin + microseconds(arrival.at_us);
-    const auto left = call->due + microseconds(arrival.deadline_us) - Clock::now();
-    call->context.set_deadline(std::chrono::system_clock::now() +
-                               std::chrono::duration_cast<std::chrono::system_clock::duration>(left));
-    if (arrival.tenant >= 0) call->context.AddMetadata("x-tenant", std::to_string(arrival.tenant));
-    const auto extra = fields_of(arrival);
-    const grpc::Slice slices[] = {shared, grpc::Slice(extra.data(), extra.size())};
-    call->reader =
-        stub.PrepareUnaryCall(&call->context, method, grpc::ByteBuffer(slices, extra.empty() ? 1 : 2), &queue);
-    call->reader->StartCall();
-    call->reader->Finish(&call->response, &call->status, call);
-    lags.push_back(std::chrono::duration<double, std::micro>(Clock::now() - call->due).count());
-    ++live;
-  };
-  const auto take = [&](void* tag) {
-    const std::unique_ptr<Call> call(static_cast<Call*>(tag));
-    --live;
-    const auto took = std::chrono::duration<double, std::micro>(Clock::now() - call->due).count();
-    if (outcomes.is_open()) {
-      outcomes << call->arrival->at_us << ' ' << static_cast<long>(took) << ' ' << call->status.error_code() << '\n';
-    }
-    for (auto* counts : {&all, &tenants[call->arrival->tenant]}) {
-      ++counts->sent;
-      if (!call->status.ok()) {
-        ++counts->refused[call->status.error_code()];
-      } else if (took <= static_cast<double>(call->arrival->deadline_us)) {
-        ++counts->met;
-      } else {
-        ++counts->late;
-      }
-    }
-    if (call->status.ok() && took <= static_cast<double>(call->arrival->deadline_us)) latencies.push_back(took);
-  };
-
-  std::size_t next = 0;
-  while (next < trace.size() || live > 0) {
-    while (next < trace.size() && begin + microseconds(trace[next].at_us) <= Clock::now()) send(trace[next++]);
-    auto wait = std::chrono::system_clock::now() + std::chrono::seconds(10);
-    if (next < trace.size()) {
-      const auto gap = begin + microseconds(trace[next].at_us) - Clock::now();
-      wait = std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::system_clock::duration>(gap);
-    }
-    void* tag = nullptr;
-    bool ok = false;
-    const auto got = queue.AsyncNext(&tag, &ok, wait);
-    if (got == grpc::CompletionQueue::GOT_EVENT) take(tag);
-    if (got == grpc::CompletionQueue::SHUTDOWN) break;
-  }
+  prctl(PR_SET_TIMERSLACK, 1UL);  // nanoseconds; else each wait may end 50 us late
+  Replay replay(argv[1], argv[2], read_file(argv[3]), trace, outcomes);
+  replay.run();
   outcomes.close();
-  if (argc == 6 && !outcomes) {
-    std::fprintf(stderr, "starling-replay: %s cannot be written\n", argv[5]);
-    return 1;
-  }
+  if (argc == 6 && !outcomes) throw std::runtime_error(std::string(argv[5]) + " cannot be written");
+  std::sort(replay.latencies.begin(), replay.latencies.end());
+  std::sort(replay.lags.begin(), replay.lags.end());
   std::printf("{");
-  print(all);
-  std::printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"lag_p99_us\": %.1f, \"tenants\": {", quantile(latencies, 0.5),
-              quantile(latencies, 0.99), quantile(lags, 0.99));
+  print(replay.all);
+  std::printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"lag_p99_us\": %.1f, \"first_error\": \"%s\", \"tenants\": {",
+              quantile(replay.latencies, 0.5), quantile(replay.latencies, 0.99), quantile(replay.lags, 0.99),
+              json_text(replay.first_error).c_str());
   const char* comma = "";
-  for (const auto& [tenant, counts] : tenants) {
+  for (const auto& [tenant, counts] : replay.tenants) {
     std::printf("%s\"%ld\": {", comma, tenant);
     print(counts);
     std::printf("}");
     comma = ", ";
   }
   std::printf("}}\n");
+  return 0;
+}
+
+}  // namespace
+}  // namespace starling::bench
+
+int main(int argc, char** argv) {
+  if (argc != 5 && argc != 6) {
+    std::fprintf(stderr, "usage: starling-replay HOST:PORT METHOD REQUEST_FILE TRACE_FILE [OUTCOME_FILE]\n");
+    return 2;
+  }
+  return starling::bench::run_program("starling-replay", [&] { return starling::bench::replay(argc, argv); });
 }
