@@ -295,9 +295,10 @@ def test_a_version_that_cannot_be_loaded_is_failed_until_it_can(client: Client, 
 
 
 def test_too_many_calls_at_once_are_refused_with_a_delay(own: RunningNode, client: Client, models: Path) -> None:
-    # Four loads keep the four workers busy; then 64 calls may wait.
+    # Four loads, one after the other, keep the four workers busy, the first for long enough to send all this; then 64
+    # calls may wait.
     for number in range(4):
-        publish(models, identity(f"heavy-{number}", (FP32, (4,)), delay_us=150_000))
+        publish(models, identity(f"heavy-{number}", (FP32, (4,)), delay_us=400_000))
     with ThreadPoolExecutor(4) as pool, own.connect() as channel:
         loads = [pool.submit(client.load, f"heavy-{number}") for number in range(4)]
         assert wait_until(lambda: own.count("starling_calls_in_flight") == 4)
