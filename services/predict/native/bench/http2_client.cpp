@@ -21,7 +21,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kGreetingMax = 10s;
+constexpr auto kSilenceMax = 10s;
 constexpr std::int32_t kWindow = 64 << 20;
 constexpr std::size_t kUnsentMax = 256 << 10;  // beyond it, bodies wait, so that new calls and resets overtake them
 constexpr std::size_t kPiecesMax = 64;         // of one write
@@ -226,9 +226,10 @@ Http2Client::Socket::Socket(const std::string& target) {
     fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) continue;
     const int on = 1;
-    const timeval patience{std::chrono::seconds(kGreetingMax).count(), 0};  // of connect(); nothing else blocks
+    const timeval patience{std::chrono::seconds(kSilenceMax).count(), 0};
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);  // of connect(); no write blocks
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     if (connect(fd, at->ai_addr, at->ai_addrlen) == 0) return;
     close(std::exchange(fd, -1));
   }
@@ -261,7 +262,7 @@ Http2Client::~Http2Client() = default;
 
 // Windows and the number of calls are the server's to say; before that, they are HTTP/2's small ones.
 void Http2Client::greet(const std::string& target) {
-  const auto until = Clock::now() + kGreetingMax;
+  const auto until = Clock::now() + kSilenceMax;
   while (!greeted_) {
     if (!turn(until) && Clock::now() >= until) throw std::runtime_error(target + " does not speak HTTP/2");
   }
@@ -384,8 +385,14 @@ bool Http2Client::wait(Clock::time_point until) const {
 
 bool Http2Client::turn(Clock::time_point until) {
   flush();
-  if (!wait(until)) return false;
-  const auto got = recv(socket_.fd, in_.data(), in_.size(), MSG_DONTWAIT);
+  const bool is_patient = until == Clock::time_point::max();
+  const bool blocks = is_patient && !more_ && unsent_ == 0;  // spares the poll
+  if (!blocks && !wait(is_patient ? now_ + kSilenceMax : until)) {
+    if (is_patient && Clock::now() - now_ >= kSilenceMax) throw std::runtime_error("the server says nothing");
+    return false;
+  }
+  const auto got = recv(socket_.fd, in_.data(), in_.size(), blocks ? 0 : MSG_DONTWAIT);
+  if (got < 0 && errno == EAGAIN && blocks) throw std::runtime_error("the server says nothing");
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
   if (got < 0) throw std::runtime_error(std::string("the connection broke: ") + std::strerror(errno));
   if (got == 0) throw std::runtime_error("the server closed the connection");

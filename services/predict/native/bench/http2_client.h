@@ -54,8 +54,9 @@ class Http2Client {
   // Writes what the socket takes at once.
   void flush();
   // Writes, waits until something has come, or more can be written, or `until`, and reads. Returns whether something
-  // has come; throws std::runtime_error when the connection is lost.
-  bool turn(Clock::time_point until);
+  // has come; throws std::runtime_error when the connection is lost, or, without `until`, when the server is silent for
+  // ten seconds.
+  bool turn(Clock::time_point until = Clock::time_point::max());
 
   // When what is read now has come.
   Clock::time_point now() const noexcept { return now_; }

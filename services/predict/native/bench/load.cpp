@@ -18,7 +18,6 @@ namespace starling::bench {
 namespace {
 
 constexpr std::chrono::milliseconds kWarmUp{300};
-constexpr std::chrono::seconds kPatience{10};
 constexpr long kErrorsMax = 100;
 
 class Load {
@@ -37,15 +36,8 @@ class Load {
     last = begin;
     starts_.resize(outstanding);
     for (std::size_t call = 0; call < outstanding; ++call) start(call);
-    auto patient_until = begin + kPatience;
     try {
-      while (live_ > 0 && errors <= kErrorsMax) {
-        if (client_.turn(patient_until)) {
-          patient_until = client_.now() + kPatience;
-        } else if (Clock::now() >= patient_until) {
-          throw std::runtime_error("the server says nothing");
-        }
-      }
+      while (live_ > 0 && errors <= kErrorsMax) client_.turn();
     } catch (const std::runtime_error& error) {
       fail(error.what());
     }
