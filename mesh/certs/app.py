@@ -86,7 +86,7 @@ def _sign(arguments: argparse.Namespace, store: CertStore, now: datetime, consol
     token = store.sign_token(
         subject=arguments.subject or arguments.tenant,
         tenant=arguments.tenant,
-        scopes=arguments.scope or [Scope.INFER],
+        scopes=[Scope(word) for word in arguments.scope or [Scope.INFER]],
         now=now,
         lifetime=arguments.hours,
     )
@@ -155,7 +155,10 @@ def _build_parser() -> argparse.ArgumentParser:
     token = add("token", "sign a token for a tenant")
     token.add_argument("--tenant", required=True, metavar="NAME", help="who pays; nodes see it as x-tenant")
     token.add_argument(
-        "--scope", action="append", type=Scope, choices=list(Scope), help="what it allows, repeatable (default: infer)"
+        "--scope",
+        action="append",
+        choices=[scope.value for scope in Scope],
+        help="what it allows, repeatable (default: infer)",
     )
     token.add_argument("--subject", default="", metavar="NAME", help="who it is for (default: the tenant)")
     token.add_argument(

@@ -28,7 +28,7 @@ def parse_node(text: str) -> Endpoint:
     name, equals, rest = text.partition("=")
     tier, at, address = rest.partition("@")
     if not (equals and at):
-        raise ValueError(f"{text!r} is no node; expected NAME=TIER@HOST:PORT")
+        raise ValueError(f"{text!r} names no tier or no address")
     return Endpoint(name, Tier(tier), Address.parse(address))
 
 

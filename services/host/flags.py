@@ -65,12 +65,12 @@ def parse_flags(
         found, unknown = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
         return {}, [Problem("command line", "", str(error), "")]
-    names = [info.flag for info in infos]
+    names = [info.flag.lstrip("-") for info in infos]
     problems = []
     for word in unknown:
         flag = word.partition("=")[0]
-        close = difflib.get_close_matches(flag, names, 1)
-        todo = f"did you mean {close[0]}?" if close else f"see `{prog} --help` for the flags"
+        close = difflib.get_close_matches(flag.lstrip("-"), names, 1)  # dashes are alike in all of them
+        todo = f"did you mean --{close[0]}?" if close else f"see `{prog} --help` for the flags"
         problems.append(Problem("command line", repr(word), "no such setting", todo))
     return {name: texts for name, texts in vars(found).items() if texts is not None}, problems
 
