@@ -1,7 +1,6 @@
 #include "admission_probe.h"
 
 #include <memory>
-#include <numeric>
 #include <string>
 
 #include "scheduler.h"
@@ -39,7 +38,7 @@ std::vector<std::int64_t> admission_ns(const AdmissionCase& what, int runs) {
     return request;
   };
   const std::int64_t enough_us = kRunUs * (what.queued + 2) * 2;
-  const std::int64_t busy[] = {kRunUs / 2};
+  const Running busy{1, kRunUs / 2};
   for (int i = 0; i < what.queued; ++i) {
     waiting.push_back(make(i, enough_us));
     scheduler.offer(*waiting.back(), begin, busy);

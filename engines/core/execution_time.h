@@ -40,7 +40,10 @@ class ExecutionTime {
   std::size_t largest_that_pays(std::size_t most) const noexcept;
 
   // Smallest bucket that holds `rows`; the largest when none does.
-  std::size_t bucket_for(std::int64_t rows) const noexcept;
+  [[gnu::hot]] std::size_t bucket_for(std::int64_t rows) const noexcept;
+
+  // Where the estimates are, for who wants to fetch them early.
+  const void* estimates() const noexcept { return estimates_.data(); }
 
   // What the best batch saves a row against a run of the smallest.
   std::int64_t gain_us() const noexcept;
@@ -50,7 +53,7 @@ class ExecutionTime {
 
   // The same for runs that all take their high quantile: what a promise is made on. While requests wait the engine
   // is busy either way, so caution costs no throughput, only the requests that would have come too late.
-  std::int64_t cautious_backlog_us(std::int64_t rows) const noexcept;
+  [[gnu::hot]] std::int64_t cautious_backlog_us(std::int64_t rows) const noexcept;
 
  private:
   // What admission reads for every request, apart from the windows: a few lines of cache.
@@ -69,7 +72,7 @@ class ExecutionTime {
   static void estimate(Bucket& bucket);
   void reconcile();
   void find_what_pays();
-  std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
+  [[gnu::hot]] std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
 
   std::vector<Estimate> estimates_;
   std::vector<Bucket> buckets_;

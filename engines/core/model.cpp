@@ -108,10 +108,11 @@ Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
     : id_(next_id()),
       config_(std::move(config)),
       engine_(std::move(engine)),
+      setting_(policy_of(config_, engine_->slots()).most),
+      slots_(static_cast<std::size_t>(engine_->slots())),
       times_(config_.buckets),
       scheduler_(scheduler_options(config_), times_),
-      slots_(static_cast<std::size_t>(engine_->slots())),
-      setting_(policy_of(config_, engine_->slots()).most) {
+      contents_(slots_.size()) {
   // Arrival order admits everything: there is nothing to steer.
   if (config_.slo_p99_us > 0 && config_.autopilot != AutopilotMode::kOff &&
       config_.discipline == Discipline::kDeadline) {
@@ -125,6 +126,7 @@ Model::Model(ModelConfig config, std::unique_ptr<Engine> engine)
   if (config_.is_stateful()) sequences_ = std::make_unique<Sequences>(config_.sequences);
   // One more than there are slots, so that somebody is free to answer what expires and to notice what hangs.
   sleeping_.assign(slots_.size() + 1, TimePoint::max());
+  first_wake_ = TimePoint::max();
   for (std::size_t i = 0; i < sleeping_.size(); ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -221,31 +223,33 @@ int Model::take_slot(std::size_t bucket, TimePoint now) {
   free_slots_.pop_back();
   auto& slot = slots_[index];
   slot.busy = true;
-  slot.bucket = bucket;
+  slot.bucket = static_cast<std::uint32_t>(bucket);
   slot.started = now;
   return index;
 }
 
-// Time until each busy slot is predicted to be free. A run that takes longer than usual is expected to end soon.
-void Model::free_in(TimePoint now, std::vector<std::int64_t>& out) const {
+// With mutex_ held. A run that takes longer than usual is expected to end soon; one that hangs is no run.
+Running Model::running(TimePoint now) const {
+  Running running;
   for (const auto& slot : slots_) {
     if (!slot.busy || slot.abandoned) continue;
     const auto run = times_.run_time(slot.bucket);
     const auto elapsed = microseconds_between(slot.started, now);
-    const auto left =
+    ++running.slots;
+    running.left_us +=
         elapsed < run.median_us ? run.median_us - elapsed : std::max(run.high_us - elapsed, run.median_us / 4);
-    out.push_back(left);
   }
+  return running;
 }
 
 // With mutex_ held: refuses, queues, or takes a slot for the request to run at once. `closed`: why no request is taken.
 Admission Model::admit(Request& request, TimePoint now, int& slot, Status& closed) {
   Admission admission;
-  if (!admitting_) {
+  if (!admitting_) [[unlikely]] {
     closed = {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
     return admission;
   }
-  if (failures_in_a_row_ >= kFailuresMax) {
+  if (failures_in_a_row_ >= kFailuresMax) [[unlikely]] {
     if (now - last_try_ < kTryAgainAfter) {
       closed = {Reason::kModelNotReady,
                 label(config_) + " failed " + std::to_string(failures_in_a_row_) +
@@ -266,14 +270,12 @@ Admission Model::admit(Request& request, TimePoint now, int& slot, Status& close
 
 // With mutex_ held: the request is the scheduler's, or is refused.
 Admission Model::offer(Request& request, TimePoint now) {
-  thread_local std::vector<std::int64_t> busy;
-  busy.clear();
-  free_in(now, busy);
+  scheduler_.prefetch(request);
   // One that hangs is no slot until the engine gives it back.
   const auto hung = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.abandoned; });
   const auto usable = std::min<std::int64_t>(setting_.slots, std::ssize(slots_) - hung);
   scheduler_.set_slots(static_cast<int>(std::max<std::int64_t>(1, usable)));
-  auto admission = scheduler_.offer(request, now, busy);
+  auto admission = scheduler_.offer(request, now, running(now));
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
   return admission;
 }
@@ -287,7 +289,9 @@ Status Model::explain_to(const Request& request, const Refusal& refusal) const {
 // With mutex_ held: true when the request goes on to admission; otherwise it waits for its turn, or the refusal says
 // why it does not.
 bool Model::enter_sequence(Request& request, TimePoint now, Status& refusal) {
-  if (sequences_ == nullptr || !admitting_) return true;
+  if (sequences_ == nullptr || !admitting_) [[likely]] {
+    return true;
+  }
   refusal = sequences_->enter(request, now);
   if (!refusal.ok()) return false;
   if (sequences_->has_turn(request)) return true;
@@ -338,6 +342,16 @@ void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
   }
 }
 
+// Addresses only, which stay as they are: nothing is read that the mutex guards.
+void Model::prefetch() const noexcept {
+  constexpr std::size_t kLine = 64;
+  const auto* from = reinterpret_cast<const char*>(&mutex_);
+  const auto* to = reinterpret_cast<const char*>(this + 1);
+  for (const auto* line = from; line < to; line += kLine) __builtin_prefetch(line);
+  __builtin_prefetch(slots_.data());
+  __builtin_prefetch(times_.estimates());
+}
+
 void Model::submit(Request& request) {
   if (request.priority == 0) request.priority = config_.default_priority;
   request.timing = {};  // another model may have refused it before
@@ -350,10 +364,10 @@ void Model::submit(Request& request) {
   int slot = -1;
   Admission admission;
   const auto now = Clock::now();
-  if (status.ok() && request.deadline <= now && config_.discipline == Discipline::kDeadline) {
+  if (status.ok() && request.deadline <= now && config_.discipline == Discipline::kDeadline) [[unlikely]] {
     status = expired_status(request, now);
   }
-  if (!status.ok()) {
+  if (!status.ok()) [[unlikely]] {
     if (sequences_) {
       const std::lock_guard lock(mutex_);
       sequences_->refused(request);
@@ -390,6 +404,16 @@ void Model::cancel(Request& request) {
   if (removed) dispose({{}, {}, {&request}});
 }
 
+void Model::sleep(std::unique_lock<std::mutex>& lock, std::size_t worker, TimePoint until) {
+  const auto set = [this, worker](TimePoint at) {
+    sleeping_[worker] = at;
+    first_wake_ = *std::min_element(sleeping_.begin(), sleeping_.end());
+  };
+  set(until);
+  ready_.wait_until(lock, until);
+  set(TimePoint::max());
+}
+
 // With mutex_ held: wakes a worker if there is something for it that none of them will see in time: a free slot for
 // what waits, or a deadline before the first of them wakes up anyway. One that was called looks at everything.
 void Model::call_worker() {
@@ -399,8 +423,7 @@ void Model::call_worker() {
 // With mutex_ held: true when a worker is to be woken, which is then the caller's to do.
 bool Model::calls_worker() {
   if (called_ || scheduler_.empty()) return false;
-  const auto first = *std::min_element(sleeping_.begin(), sleeping_.end());
-  if (!has_slot() && scheduler_.next_deadline() >= first) return false;
+  if (!has_slot() && scheduler_.next_deadline() >= first_wake_) return false;
   called_ = true;
   return true;
 }
@@ -421,7 +444,9 @@ void Model::learn(const Request& request, TimePoint ended, bool missed) {
 // With mutex_ held: true when this thread will look at the queue itself, so that no worker need be woken for it.
 bool Model::put_off() {
   auto* round = gathers_ ? Round::current() : nullptr;
-  if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) return false;
+  if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) [[likely]] {
+    return false;
+  }
   round->put_off(weak_from_this());
   return true;
 }
@@ -487,9 +512,7 @@ void Model::work(std::size_t worker) {
     if (pilot_) wake = std::min(wake, pilot_->next_due());
     auto turn = next_turn(now);
     if (turn.empty() && given_up.empty()) {
-      sleeping_[worker] = std::min(wake, turn.wake);
-      ready_.wait_until(lock, sleeping_[worker]);
-      sleeping_[worker] = TimePoint::max();
+      sleep(lock, worker, std::min(wake, turn.wake));
       continue;
     }
     call_worker();  // for another slot, or for the deadlines, while this one is busy
@@ -504,16 +527,18 @@ void Model::work(std::size_t worker) {
 // Returns when the next run would be due to be given up.
 TimePoint Model::give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up) {
   auto next = TimePoint::max();
-  for (auto& slot : slots_) {
-    if (slot.requests.empty()) continue;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    auto& slot = slots_[i];
+    auto& requests = contents_[i].requests;
+    if (requests.empty()) continue;
     const auto limit = slot.started + microseconds(config_.watchdog_us);
     if (limit > now) {
       next = std::min(next, limit);
       continue;
     }
     slot.abandoned = true;
-    given_up.insert(given_up.end(), slot.requests.begin(), slot.requests.end());
-    slot.requests.clear();
+    given_up.insert(given_up.end(), requests.begin(), requests.end());
+    requests.clear();
     failures_in_a_row_ = std::max(failures_in_a_row_ + 1, kFailuresMax);
     last_try_ = now;
     stats_.hung.fetch_add(1, std::memory_order_relaxed);
@@ -522,21 +547,22 @@ TimePoint Model::give_up_hung_runs(TimePoint now, std::vector<Request*>& given_u
 }
 
 void Model::run(int index, std::vector<Request*> requests) {
-  auto& slot = slots_[index];
+  const auto& slot = slots_[index];
+  auto& content = contents_[index];
   for (const Request* request : requests) {
     if (request->deadline <= slot.started) stats_.expired_executed.fetch_add(1, std::memory_order_relaxed);
   }
-  slot.batch.slot = index;
-  slot.batch.bucket = bucket_stats_[slot.bucket]->rows;
+  content.batch.slot = index;
+  content.batch.bucket = bucket_stats_[slot.bucket]->rows;
   std::vector<Refused> unread;
   auto failure = thrown_by([&] {
     while (!requests.empty()) {
-      auto missing = slot.memory.gather(config_, requests, *engine_, slot.batch);
+      auto missing = content.memory.gather(config_, requests, *engine_, content.batch);
       if (!missing) break;
       std::erase(requests, missing->first);
       unread.push_back(std::move(*missing));
     }
-    if (sequences_ && !requests.empty()) slot.memory.gather_states(config_, requests, slot.batch);
+    if (sequences_ && !requests.empty()) content.memory.gather_states(config_, requests, content.batch);
   });
   const bool has_requests = !requests.empty();
   std::int64_t rows = 0;
@@ -551,7 +577,7 @@ void Model::run(int index, std::vector<Request*> requests) {
   {
     const std::lock_guard lock(mutex_);
     if (has_requests) {
-      slot.requests = std::move(requests);
+      content.requests = std::move(requests);
     } else {
       free_slot(index, Clock::now());
     }
@@ -561,7 +587,7 @@ void Model::run(int index, std::vector<Request*> requests) {
   stats_.executions.fetch_add(1, std::memory_order_relaxed);
   if (failure.empty()) {
     failure = thrown_by(
-        [&] { engine_->submit(slot.batch, [this, index](const std::string& error) { finish(index, error); }); });
+        [&] { engine_->submit(content.batch, [this, index](const std::string& error) { finish(index, error); }); });
   }
   if (!failure.empty()) finish(index, failure);
 }
@@ -578,18 +604,19 @@ void Model::free_slot(int index, TimePoint now) {
 }
 
 void Model::finish(int index, const std::string& error) noexcept {
-  auto& slot = slots_[index];
+  const auto& slot = slots_[index];
+  auto& content = contents_[index];
   std::vector<Request*> requests;
   {
     const std::lock_guard lock(mutex_);
-    requests.swap(slot.requests);  // empty when the watchdog was first
+    requests.swap(content.requests);  // empty when the watchdog was first
   }
   std::vector<Scattered> scattered;
   std::string failure = error;
   if (failure.empty() && !requests.empty()) {
     try {
-      scattered = scatter(config_, requests, slot.batch);
-      if (sequences_) keep_states(config_, requests, slot.batch);
+      scattered = scatter(config_, requests, content.batch);
+      if (sequences_) keep_states(config_, requests, content.batch);
     } catch (const std::exception& e) {
       failure = e.what();
     }

@@ -35,9 +35,13 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   // Runs every bucket on zeros until its time is known; throws Error(kEngineFailed).
   void warm_up();
 
+  // Begins to fetch what submit() reads: in the caches is what the engine has used since the last request. Does not
+  // wait.
+  void prefetch() const noexcept;
+
   // Takes the request over: complete() will be called exactly once, maybe before this returns. A quick model runs it on
   // this thread, at once or, where batches pay and the thread has a Round, with all others of that.
-  void submit(Request& request);
+  [[gnu::hot]] void submit(Request& request);
 
   // Runs batches of what waits, on this thread.
   void run_waiting() override;
@@ -79,15 +83,17 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   bool healthy() const;
 
  private:
-  // One place for a batch in the engine. `batch` and `memory` belong to whoever runs the slot, the rest is guarded
-  // by mutex_.
+  // One place for a batch in the engine, as far as every decision asks for it. Guarded by mutex_.
   struct Slot {
-    bool busy = false;
-    bool abandoned = false;          // given up by the watchdog while the engine still holds it
-    std::vector<Request*> requests;  // in the engine; taken out by finish() or by the watchdog, whoever is first
-    std::size_t bucket = 0;
     TimePoint started;
     TimePoint free_since;
+    std::uint32_t bucket = 0;
+    bool busy = false;
+    bool abandoned = false;  // given up by the watchdog while the engine still holds it
+  };
+  // What is in a slot. `batch` and `memory` belong to whoever runs it, `requests` is guarded by mutex_.
+  struct Content {
+    std::vector<Request*> requests;  // in the engine; taken out by finish() or by the watchdog, whoever is first
     Batch batch;
     BatchMemory memory;
   };
@@ -109,19 +115,20 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   int slots_in_use() const noexcept;
   bool has_slot() const noexcept;
   int take_slot(std::size_t bucket, TimePoint now);
+  void sleep(std::unique_lock<std::mutex>& lock, std::size_t worker, TimePoint until);
   void call_worker();
-  bool calls_worker();
-  Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
+  [[gnu::hot]] bool calls_worker();
+  [[gnu::hot]] Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
   Status explain_to(const Request& request, const Refusal& refusal) const;
-  Admission offer(Request& request, TimePoint now);
-  bool enter_sequence(Request& request, TimePoint now, Status& refusal);
+  [[gnu::hot]] Admission offer(Request& request, TimePoint now);
+  [[gnu::hot]] bool enter_sequence(Request& request, TimePoint now, Status& refusal);
   void take_turns(TimePoint now, std::vector<Refused>& refused);
   bool is_settled() const noexcept;
   Status expired_status(const Request& request, TimePoint now) const;
-  void free_in(TimePoint now, std::vector<std::int64_t>& out) const;
+  [[gnu::hot]] Running running(TimePoint now) const;
   Turn next_turn(TimePoint now);
   void take(Turn&& turn);
-  bool put_off();
+  [[gnu::hot]] bool put_off();
   void learn(const Request& request, TimePoint ended, bool missed = false);
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
@@ -144,23 +151,26 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   bool quick_ = false;    // a run costs less than handing it to another thread; fixed after warm_up
   bool gathers_ = false;  // a quick one that is quicker still for rows that come together
 
-  mutable std::mutex mutex_;
   std::condition_variable ready_;    // work for a worker, or stopping
   std::condition_variable settled_;  // nothing queued and every slot free
-  ExecutionTime times_;              // guarded by mutex_, as all below
-  PromiseMargin margin_;
-  Scheduler scheduler_;
-  std::vector<Slot> slots_;
-  QueueSetting setting_;
-  std::vector<int> free_slots_;
-  std::vector<TimePoint> sleeping_;       // until when each worker sleeps; max() of one that is awake
-  bool called_ = false;                   // a worker was woken and has not looked yet
-  std::unique_ptr<Sequences> sequences_;  // null for a model that keeps no state
-  std::deque<Request*> turns_;            // steps whose turn has come since, before they are offered to the scheduler
-  int failures_in_a_row_ = 0;
-  TimePoint last_try_;
-  bool admitting_ = true;
+  // Side by side, because admission reads it all and finds caches cold.
+  alignas(64) mutable std::mutex mutex_;
+  bool admitting_ = true;  // guarded by mutex_, as all below
   bool stopping_ = false;
+  bool called_ = false;  // a worker was woken and has not looked yet
+  int failures_in_a_row_ = 0;
+  std::unique_ptr<Sequences> sequences_;  // null for a model that keeps no state
+  TimePoint first_wake_;                  // when the first worker that sleeps wakes by itself
+  QueueSetting setting_;
+  std::vector<Slot> slots_;
+  std::vector<int> free_slots_;
+  ExecutionTime times_;
+  Scheduler scheduler_;
+  TimePoint last_try_;
+  PromiseMargin margin_;
+  std::vector<Content> contents_;    // of each slot
+  std::deque<Request*> turns_;       // steps whose turn has come since, before they are offered to the scheduler
+  std::vector<TimePoint> sleeping_;  // until when each worker sleeps; max() of one that is awake
   std::vector<std::thread> workers_;
 };
 

@@ -36,9 +36,9 @@ struct ModelStats {
   Histogram batch_wait;
   Histogram compute;
   Histogram total;
-  Histogram early;         // predicted minus actual completion, where it came sooner
-  Histogram late;          // actual minus predicted, where it came later
-  Histogram admission_ns;  // nanoseconds, not microseconds: what deciding costs
+  Histogram early;             // predicted minus actual completion, where it came sooner
+  Histogram late;              // actual minus predicted, where it came later
+  FineHistogram admission_ns;  // nanoseconds, not microseconds: what deciding costs
 };
 
 // Measured engine time of one bucket.

@@ -91,16 +91,6 @@ struct Result {
   Timing timing;
 };
 
-// Place in a tenant's queue: earliest due first (arrival first under FIFO), then arrival order.
-struct QueueKey {
-  TimePoint due;
-  std::uint64_t ticket = 0;
-
-  bool operator<(const QueueKey& other) const noexcept {
-    return due != other.due ? due < other.due : ticket < other.ticket;
-  }
-};
-
 class Scheduler;
 class Sequence;
 

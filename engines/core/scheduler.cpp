@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
+#include <utility>
 
 namespace starling {
 namespace {
@@ -61,8 +61,13 @@ std::string_view Scheduler::payer_of(const Request& request) const noexcept {
   return fifo() ? std::string_view{} : std::string_view{request.tenant};
 }
 
-Scheduler::Tenant& Scheduler::tenant_of(const Request& request) {
-  return classes_[band_of(request)].tenants.find(payer_of(request))->second;
+Scheduler::Place Scheduler::place_of(const Request& request) {
+  const int band = band_of(request);
+  const auto payer = payer_of(request);
+  auto& tenants = classes_[band].tenants;
+  const auto at = std::lower_bound(tenants.begin(), tenants.end(), payer,
+                                   [](const Tenant& tenant, std::string_view name) { return tenant.name < name; });
+  return {band, at, at != tenants.end() && at->name == payer};
 }
 
 QueueKey Scheduler::key_of(const Request& request) const noexcept {
@@ -88,29 +93,28 @@ Request* Scheduler::queued_frame_of(const Request& request) const {
 
 // Rows that will run before the request, were it queued: more urgent classes, its own tenant's earlier deadlines, and
 // of each other tenant at most what fairness lets pass.
-std::int64_t Scheduler::rows_ahead(const Request& request, const Request* leaving) const {
-  const int band = band_of(request);
+std::int64_t Scheduler::rows_ahead(const Request& request, const Place& place, const Request* leaving) const {
   std::int64_t urgent = 0;
-  for (int c = band + 1; c < kClasses; ++c) urgent += classes_[c].rows;
-  const auto& tenants = classes_[band].tenants;
-  const auto own = tenants.find(payer_of(request));
-  const bool in_credit = own == tenants.end() || own->second.credit_us > 0;
+  for (int c = place.band + 1; c < kClasses; ++c) urgent += class_rows_[c];
+  const auto& tenants = classes_[place.band].tenants;
+  const Tenants::const_iterator own = place.is_known ? place.tenant : tenants.end();
+  const bool in_credit = !place.is_known || own->credit_us > 0;
   const auto earlier = [&](const Tenant& tenant) {
     std::int64_t rows = 0;
-    for (const auto& [key, other] : tenant.queue) {
-      if (key.due > request.due) break;
-      if (other != leaving) rows += other->rows;
+    for (const auto& entry : tenant.queue) {
+      if (entry.key.due > request.due) break;
+      if (entry.request != leaving) rows += entry.rows;
     }
     return rows;
   };
-  const std::int64_t before = own == tenants.end() ? 0 : earlier(own->second);
+  const std::int64_t before = place.is_known ? earlier(*own) : 0;
   const std::int64_t share = before + request.rows + quantum_us() / row_us();
   std::int64_t others = 0;
   for (auto it = tenants.begin(); it != tenants.end(); ++it) {
-    if (it == own || it->second.queue.empty()) continue;
+    if (it == own || it->queue.empty()) continue;
     // A tenant in debt is passed by everyone in credit, whatever the deadlines say.
-    const bool passes = !in_credit && it->second.credit_us > 0;
-    others += std::min(share, passes ? it->second.rows : earlier(it->second));
+    const bool passes = !in_credit && it->credit_us > 0;
+    others += std::min(share, passes ? it->rows : earlier(*it));
   }
   return urgent + before + others;
 }
@@ -120,20 +124,17 @@ std::int64_t Scheduler::share_us(std::int64_t us) const noexcept { return (us + 
 
 // Would a request that was admitted before, of the same class and tenant but with a later deadline, now be late?
 // `ahead_us`: engine time of what runs and of what is queued before the newcomer.
-bool Scheduler::breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us,
-                                 TimePoint now) const {
-  const auto& tenants = classes_[band_of(request)].tenants;
-  const auto own = tenants.find(payer_of(request));
-  if (own == tenants.end()) return false;
+bool Scheduler::breaks_a_promise(const Request& request, const Place& place, const Request* leaving,
+                                 std::int64_t ahead_us, TimePoint now) const {
+  if (!place.is_known) return false;
   std::int64_t rows = request.rows;
-  const auto& queue = own->second.queue;
-  for (auto it = queue.upper_bound({request.due, ~std::uint64_t{0}}); it != queue.end(); ++it) {
-    const Request& other = *it->second;
-    if (&other == leaving) continue;
-    rows += other.rows;
-    const auto left = microseconds_between(now, other.due);
+  const auto& queue = place.tenant->queue;
+  for (const auto* other = queue.after(request.due); other != queue.end(); ++other) {
+    if (other->request == leaving) continue;
+    rows += other->rows;
+    const auto left = microseconds_between(now, other->key.due);
     // Slots share what is before it; its own run is on one of them.
-    const auto alone_us = times_.run_time(times_.bucket_for(other.rows)).high_us * (options_.slots - 1);
+    const auto alone_us = times_.run_time(times_.bucket_for(other->rows)).high_us * (options_.slots - 1);
     const auto done_us = [&](std::int64_t n) { return share_us(ahead_us + times_.cautious_backlog_us(n) + alone_us); };
     // One that is lost already is no reason to lose another.
     if (done_us(rows) > left && done_us(rows - request.rows) <= left) return true;
@@ -160,18 +161,14 @@ bool Scheduler::is_full_for(const Request& request, const Request* leaving) cons
 }
 
 // Who leaves a full queue for a request that has more right to be there; null when nobody does.
-Request* Scheduler::crowding_out(const Request& request) const {
+Request* Scheduler::crowding_out(const Place& place) const {
   const auto least = std::find_if(classes_.begin(), classes_.end(), [](const Class& c) { return c.size > 0; });
   const auto band = least - classes_.begin();
-  if (fifo() || least == classes_.end() || band > band_of(request)) return nullptr;
-  const auto& [name, most] =
-      *std::max_element(least->tenants.begin(), least->tenants.end(),
-                        [](const auto& a, const auto& b) { return a.second.queue.size() < b.second.queue.size(); });
-  if (band == band_of(request)) {
-    const auto own = least->tenants.find(payer_of(request));
-    if (most.queue.size() <= 1 + (own == least->tenants.end() ? 0 : own->second.queue.size())) return nullptr;
-  }
-  return most.queue.rbegin()->second;
+  if (fifo() || least == classes_.end() || band > place.band) return nullptr;
+  const auto& most = *std::max_element(least->tenants.begin(), least->tenants.end(),
+                                       [](const auto& a, const auto& b) { return a.queue.size() < b.queue.size(); });
+  if (band == place.band && most.queue.size() <= 1 + (place.is_known ? place.tenant->queue.size() : 0)) return nullptr;
+  return most.queue.back().request;
 }
 
 bool Scheduler::may_probe(TimePoint now, bool idle) const noexcept {
@@ -188,84 +185,89 @@ Refusal Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& pr
   return {};
 }
 
-Admission Scheduler::offer(Request& request, TimePoint now, std::span<const std::int64_t> free_in_us) {
+Admission Scheduler::offer(Request& request, TimePoint now, const Running& running) {
   Admission admission;
   request.due = due_of(request);
   Request* leaving = queued_frame_of(request);
-  if (leaving != nullptr && leaving->sequence >= request.sequence) {
+  if (leaving != nullptr && leaving->sequence >= request.sequence) [[unlikely]] {
     admission.refusal = refuse(request, Reason::kSuperseded, 0, now);
     return admission;
   }
-  const auto running_us = std::accumulate(free_in_us.begin(), free_in_us.end(), std::int64_t{0});
-  const auto ahead_us = times_.cautious_backlog_us(rows_ahead(request, leaving));
+  auto place = place_of(request);
+  const auto ahead_us = times_.cautious_backlog_us(rows_ahead(request, place, leaving));
   // What runs now does not delay it while a slot is idle and nobody is before it.
-  const bool waits = ahead_us > 0 || free_in_us.size() >= static_cast<std::size_t>(options_.slots);
+  const bool waits = ahead_us > 0 || running.slots >= options_.slots;
   const auto own = times_.run_time(times_.bucket_for(request.rows));
-  admission.predicted_us = (waits ? share_us(running_us + ahead_us) : 0) + own.high_us;
+  admission.predicted_us = (waits ? share_us(running.left_us + ahead_us) : 0) + own.high_us;
   Request* crowd = nullptr;
-  if (is_full_for(request, leaving)) {
-    if (leaving == nullptr) crowd = crowding_out(request);
+  if (is_full_for(request, leaving)) [[unlikely]] {
+    if (leaving == nullptr) crowd = crowding_out(place);
     if (crowd == nullptr || is_full_for(request, crowd)) {
       admission.refusal = refuse(request, Reason::kQueueFull, admission.predicted_us, now);
       return admission;
     }
   }
-  request.probe_ = request.deadline > now && may_probe(now, free_in_us.empty());
+  request.probe_ = request.deadline > now && may_probe(now, running.slots == 0);
   const auto promised_us = admission.predicted_us + (waits ? margin_us_ : 0);
   if (!fifo() && !request.probe_ &&
       (now + std::chrono::microseconds(promised_us) > request.due ||
-       breaks_a_promise(request, leaving, running_us + ahead_us, now))) {
+       breaks_a_promise(request, place, leaving, running.left_us + ahead_us, now))) {
     admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, promised_us, now);
     return admission;
   }
-  if (leaving != nullptr) {
+  if (leaving != nullptr) [[unlikely]] {
     erase(*leaving);
     admission.superseded = leaving;
   }
-  if (crowd != nullptr) {
+  if (crowd != nullptr) [[unlikely]] {
     admission.displacement = refuse(*crowd, Reason::kQueueFull, crowd->predicted_us, now);
     admission.displaced = crowd;
     erase(*crowd);
   }
-  push(request);
+  push(request, place);
   return admission;
 }
 
-void Scheduler::push(Request& request) {
+void Scheduler::add_tenant(const Request& request, Place& place) {
+  auto& tenants = classes_[place.band].tenants;
+  if (tenants.size() >= kTenantsMax) {
+    std::erase_if(tenants, [](const Tenant& tenant) { return tenant.queue.empty(); });
+    place = place_of(request);
+  }
+  place.tenant = tenants.insert(place.tenant, {std::string(payer_of(request)), {}, quantum_us(), 0});
+}
+
+void Scheduler::push(Request& request, Place& place) {
   request.ticket_ = next_ticket_++;
   request.queued_in_ = this;
-  auto& band = classes_[band_of(request)];
-  auto it = band.tenants.find(payer_of(request));
-  if (it == band.tenants.end()) {
-    if (band.tenants.size() >= kTenantsMax) {
-      std::erase_if(band.tenants, [](const auto& entry) { return entry.second.queue.empty(); });
-    }
-    it = band.tenants.emplace(std::string(payer_of(request)), Tenant{{}, quantum_us(), 0}).first;
+  if (!place.is_known) [[unlikely]] {
+    add_tenant(request, place);
   }
-  it->second.queue.emplace(key_of(request), &request);
-  it->second.rows += request.rows;
-  band.rows += request.rows;
+  auto& band = classes_[place.band];
+  auto& tenant = *place.tenant;
+  tenant.queue.insert({key_of(request), request.deadline, request.rows, &request});
+  tenant.rows += request.rows;
+  class_rows_[place.band] += request.rows;
   if (band.size++ == 0) band.passed_since = request.arrival;
   ++size_;
   rows_ += request.rows;
   size_bytes_ += request.size_bytes;
-  deadlines_.emplace(request.deadline, &request);
+  next_deadline_ = std::min(next_deadline_, request.deadline);
   if (!request.stream_id.empty()) frames_[request.stream_key()] = &request;
 }
 
 void Scheduler::erase(Request& request) {
-  auto& band = classes_[band_of(request)];
-  auto& tenant = tenant_of(request);
+  const auto place = place_of(request);
+  auto& tenant = *place.tenant;
   tenant.queue.erase(key_of(request));
   tenant.rows -= request.rows;
-  band.rows -= request.rows;
-  --band.size;
+  class_rows_[place.band] -= request.rows;
+  --classes_[place.band].size;
   --size_;
   rows_ -= request.rows;
   size_bytes_ -= request.size_bytes;
   request.queued_in_ = nullptr;
-  auto [it, end] = deadlines_.equal_range(request.deadline);
-  deadlines_.erase(std::find_if(it, end, [&](const auto& entry) { return entry.second == &request; }));
+  next_deadline_left_ = next_deadline_left_ || request.deadline == next_deadline_;
   if (request.stream_id.empty()) return;
   const auto frame = frames_.find(request.stream_key());
   if (frame != frames_.end() && frame->second == &request) frames_.erase(frame);
@@ -277,20 +279,31 @@ bool Scheduler::remove(Request& request) {
   return true;
 }
 
+template <class Visit>
+void Scheduler::each(const Visit& visit) const {
+  for (const auto& band : classes_) {
+    if (band.size == 0) continue;
+    for (const auto& tenant : band.tenants) {
+      for (const auto& entry : tenant.queue) visit(entry);
+    }
+  }
+}
+
 Purged Scheduler::purge(TimePoint now) {
   Purged purged;
-  for (const auto& [deadline, request] : deadlines_) {
+  each([&](const TenantQueue::Entry& entry) {
+    auto* request = entry.request;
     if (request->cancelled.load(std::memory_order_relaxed)) {
       purged.cancelled.push_back(request);
     } else if (fifo()) {
-      continue;
-    } else if (deadline <= now) {
+      return;
+    } else if (entry.deadline <= now) {
       purged.expired.push_back(request);
     } else if (!request->probe_ &&
-               microseconds_between(now, deadline) < times_.run_time(times_.bucket_for(request->rows)).median_us) {
+               microseconds_between(now, entry.deadline) < times_.run_time(times_.bucket_for(entry.rows)).median_us) {
       purged.hopeless.push_back(request);
     }
-  }
+  });
   for (const auto* gone : {&purged.expired, &purged.hopeless, &purged.cancelled}) {
     for (Request* request : *gone) erase(*request);
   }
@@ -314,9 +327,9 @@ Scheduler::Class& Scheduler::class_to_serve(TimePoint now) {
 // The earliest deadline among the tenants that have credit; null when no waiting tenant has any.
 Request* Scheduler::first_of(Class& band) const {
   Request* first = nullptr;
-  for (const auto& [name, tenant] : band.tenants) {
+  for (const auto& tenant : band.tenants) {
     if (tenant.queue.empty() || tenant.credit_us <= 0) continue;
-    Request* candidate = tenant.queue.begin()->second;
+    Request* candidate = tenant.queue.front().request;
     if (first == nullptr || key_of(*candidate) < key_of(*first)) first = candidate;
   }
   return first;
@@ -325,11 +338,11 @@ Request* Scheduler::first_of(Class& band) const {
 // Gives every tenant as many quanta as the least indebted waiting one needs; nobody saves up more than one.
 void Scheduler::start_round(Tenants& tenants, std::int64_t quantum_us) {
   auto most = std::numeric_limits<std::int64_t>::min();
-  for (const auto& [name, tenant] : tenants) {
+  for (const auto& tenant : tenants) {
     if (!tenant.queue.empty()) most = std::max(most, tenant.credit_us);
   }
   const auto lift = (-most / quantum_us + 1) * quantum_us;
-  for (auto& [name, tenant] : tenants) tenant.credit_us = std::min(quantum_us, tenant.credit_us + lift);
+  for (auto& tenant : tenants) tenant.credit_us = std::min(quantum_us, tenant.credit_us + lift);
 }
 
 // Who may share a batch with `first`, in the order in which they would run, cut where the largest bucket is full.
@@ -339,13 +352,13 @@ std::vector<Request*> Scheduler::companions(Request& first) const {
   auto rows = first.rows;
   for (int c = kClasses - 1; c >= 0 && rows < largest; --c) {
     std::vector<std::pair<bool, Request*>> band;  // in debt, request
-    for (const auto& [name, tenant] : classes_[c].tenants) {
+    for (const auto& tenant : classes_[c].tenants) {
       std::int64_t seen = 0;
-      for (const auto& [key, request] : tenant.queue) {
+      for (const auto& entry : tenant.queue) {
         if (seen >= largest) break;
-        if (request == &first || !same_shapes(first, *request)) continue;
-        band.emplace_back(tenant.credit_us <= 0, request);
-        seen += request->rows;
+        if (entry.request == &first || !same_shapes(first, *entry.request)) continue;
+        band.emplace_back(tenant.credit_us <= 0, entry.request);
+        seen += entry.rows;
       }
     }
     std::sort(band.begin(), band.end(), [this](const auto& a, const auto& b) {
@@ -422,7 +435,7 @@ Dispatch Scheduler::next(TimePoint now) {
   last_start_ = now;
   const auto run_us = times_.run_time(dispatch.bucket).median_us;
   for (Request* request : dispatch.requests) {
-    tenant_of(*request).credit_us -= std::max<std::int64_t>(1, run_us * request->rows / rows);
+    place_of(*request).tenant->credit_us -= std::max<std::int64_t>(1, run_us * request->rows / rows);
     classes_[band_of(*request)].passed_since = now;
     erase(*request);
   }
@@ -432,7 +445,7 @@ Dispatch Scheduler::next(TimePoint now) {
 std::vector<Request*> Scheduler::drain() {
   std::vector<Request*> all;
   all.reserve(size_);
-  for (const auto& [deadline, request] : deadlines_) all.push_back(request);
+  each([&all](const TenantQueue::Entry& entry) { all.push_back(entry.request); });
   for (auto* request : all) erase(*request);
   return all;
 }
@@ -440,17 +453,23 @@ std::vector<Request*> Scheduler::drain() {
 void Scheduler::set_bound_us(std::int64_t us) {
   if (us == options_.bound_us) return;
   options_.bound_us = us;
-  for (const auto& [deadline, request] : deadlines_) {
-    auto& queue = tenant_of(*request).queue;
-    auto node = queue.extract(key_of(*request));
-    request->due = due_of(*request);
-    node.key() = key_of(*request);
-    queue.insert(std::move(node));
+  for (auto& band : classes_) {
+    for (auto& tenant : band.tenants) {
+      tenant.queue.reorder([this](Request& request) {
+        request.due = due_of(request);
+        return key_of(request);
+      });
+    }
   }
 }
 
-TimePoint Scheduler::next_deadline() const noexcept {
-  return deadlines_.empty() || fifo() ? TimePoint::max() : deadlines_.begin()->first;
+TimePoint Scheduler::next_deadline() noexcept {
+  if (fifo()) return TimePoint::max();
+  if (std::exchange(next_deadline_left_, false)) {
+    next_deadline_ = TimePoint::max();
+    each([this](const TenantQueue::Entry& entry) { next_deadline_ = std::min(next_deadline_, entry.deadline); });
+  }
+  return next_deadline_;
 }
 
 }  // namespace starling

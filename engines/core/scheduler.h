@@ -3,8 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
-#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -12,6 +10,7 @@
 
 #include "execution_time.h"
 #include "request.h"
+#include "tenant_queue.h"
 
 namespace starling {
 
@@ -56,6 +55,12 @@ struct Refusal {
 // What to tell the request.
 Status explain(const Refusal& refusal, const Request& request, const QueueBounds& bounds);
 
+// What the slots do now.
+struct Running {
+  int slots = 0;             // that are busy
+  std::int64_t left_us = 0;  // sum of the times until each of them is predicted to be free
+};
+
 // What became of an offer.
 struct Admission {
   Refusal refusal;                // ok: the scheduler holds the request
@@ -98,9 +103,13 @@ class Scheduler {
   // times: kept up to date by the model; must outlive the scheduler.
   Scheduler(const SchedulerOptions& options, const ExecutionTime& times);
 
-  // Takes the request or says why not. `free_in_us`: time until each busy slot is predicted to be free, idle slots
-  // left out. Does not touch a superseded request's memory afterwards.
-  Admission offer(Request& request, TimePoint now, std::span<const std::int64_t> free_in_us);
+  // Begins to fetch the tenants of its class, which offer() begins with.
+  void prefetch(const Request& request) const noexcept {
+    __builtin_prefetch(classes_[band_of(request)].tenants.data());
+  }
+
+  // Takes the request or says why not. Does not touch a superseded request's memory afterwards.
+  [[gnu::hot]] Admission offer(Request& request, TimePoint now, const Running& running);
 
   // The check of `offer` without queueing, for a request that would run at once on an idle slot.
   Refusal check_alone(Request& request, TimePoint now, std::int64_t& predicted_us);
@@ -118,7 +127,7 @@ class Scheduler {
   std::vector<Request*> drain();
 
   // The earliest deadline of a queued request; max() when there is none.
-  TimePoint next_deadline() const noexcept;
+  [[gnu::hot]] TimePoint next_deadline() noexcept;
 
   std::size_t size() const noexcept { return size_; }
   bool empty() const noexcept { return size_ == 0; }
@@ -139,49 +148,56 @@ class Scheduler {
 
  private:
   struct Tenant {
-    std::map<QueueKey, Request*> queue;
+    std::string name;
+    TenantQueue queue;
     std::int64_t credit_us = 0;
     std::int64_t rows = 0;
   };
-  using Tenants = std::map<std::string, Tenant, std::less<>>;
+  using Tenants = std::vector<Tenant>;  // by name
   struct Class {
     Tenants tenants;  // with idle ones, at most kTenantsMax
     std::size_t size = 0;
-    std::int64_t rows = 0;
     TimePoint passed_since;  // of a class with work: its last run, or when the work came
+  };
+  // Where a request belongs: its class and its tenant, or where that would be among the tenants of the class.
+  struct Place {
+    int band;
+    Tenants::iterator tenant;
+    bool is_known;
   };
   bool fifo() const noexcept { return options_.discipline == Discipline::kFifo; }
   TimePoint due_of(const Request& request) const noexcept;
   int band_of(const Request& request) const noexcept;
   std::string_view payer_of(const Request& request) const noexcept;
-  Tenant& tenant_of(const Request& request);
+  [[gnu::hot]] Place place_of(const Request& request);
   QueueKey key_of(const Request& request) const noexcept;
   Request* queued_frame_of(const Request& request) const;
   std::int64_t row_us() const noexcept;
   std::int64_t quantum_us() const noexcept;
 
-  std::int64_t rows_ahead(const Request& request, const Request* leaving) const;
+  [[gnu::hot]] std::int64_t rows_ahead(const Request& request, const Place& place, const Request* leaving) const;
   std::int64_t share_us(std::int64_t us) const noexcept;
-  bool breaks_a_promise(const Request& request, const Request* leaving, std::int64_t ahead_us, TimePoint now) const;
+  [[gnu::hot]] bool breaks_a_promise(const Request& request, const Place& place, const Request* leaving,
+                                     std::int64_t ahead_us, TimePoint now) const;
   Refusal refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
-  bool is_full_for(const Request& request, const Request* leaving) const noexcept;
-  Request* crowding_out(const Request& request) const;
+  [[gnu::hot]] bool is_full_for(const Request& request, const Request* leaving) const noexcept;
+  Request* crowding_out(const Place& place) const;
   bool may_probe(TimePoint now, bool idle) const noexcept;
   Class& class_to_serve(TimePoint now);
   Request* first_of(Class& band) const;
   static void start_round(Tenants& tenants, std::int64_t quantum_us);
+  template <class Visit>
+  void each(const Visit& visit) const;
   std::vector<Request*> companions(Request& first) const;
   std::size_t choose_bucket(const std::vector<Request*>& joining, TimePoint now) const;
 
-  void push(Request& request);
+  [[gnu::cold]] void add_tenant(const Request& request, Place& place);
+  [[gnu::hot]] void push(Request& request, Place& place);
   void erase(Request& request);
 
   SchedulerOptions options_;
   const ExecutionTime& times_;
-  std::array<Class, kClasses> classes_;
-  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each tenant's stream
-  std::multimap<TimePoint, Request*> deadlines_;      // of everything queued
   std::uint64_t next_ticket_ = 0;
   TimePoint last_start_;  // of a run, as far as this scheduler knows
   std::int64_t margin_us_ = 0;
@@ -189,6 +205,11 @@ class Scheduler {
   std::size_t size_ = 0;
   std::int64_t rows_ = 0;
   std::uint64_t size_bytes_ = 0;
+  TimePoint next_deadline_ = TimePoint::max();
+  bool next_deadline_left_ = false;  // the request that had it; the next one is still to be found
+  std::array<std::int64_t, kClasses> class_rows_{};
+  std::array<Class, kClasses> classes_;
+  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each tenant's stream
 };
 
 // True when two requests may share a batch: the same shapes behind the batch dimension.

@@ -124,14 +124,15 @@ class Simulation {
   void offer(VirtualRequest& request) {
     // As a model does before its scheduler hears of a request: what fits into no batch would wait forever.
     if (request.rows < 1 || request.rows > times_.rows(times_.size() - 1)) return end(request, Reason::kInvalidInput);
-    std::vector<std::int64_t> free_in;
+    Running running;
     for (const auto& slot : slots_) {
       if (slot.requests.empty()) continue;
       // The scheduler knows the estimate, not the truth.
       const auto left = times_.run_time(slot.bucket).median_us - microseconds_between(slot.start, now_);
-      free_in.push_back(std::max<std::int64_t>(0, left));
+      ++running.slots;
+      running.left_us += std::max<std::int64_t>(0, left);
     }
-    const auto admission = scheduler_.offer(request, now_, free_in);
+    const auto admission = scheduler_.offer(request, now_, running);
     outcome(request).predicted_us = admission.predicted_us;
     if (admission.superseded != nullptr) end(*admission.superseded, Reason::kSuperseded);
     if (admission.displaced != nullptr) end(*admission.displaced, Reason::kQueueFull);

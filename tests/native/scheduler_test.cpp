@@ -32,8 +32,8 @@ class SchedulerTest : public ::testing::Test {
     return request;
   }
 
-  Admission offer(Request& request, std::vector<std::int64_t> busy_us = {0}) {
-    return scheduler_.offer(request, kNow, busy_us);
+  Admission offer(Request& request, const Running& running = {1, 0}) {
+    return scheduler_.offer(request, kNow, running);
   }
 
   void admit(Request& request) { ASSERT_TRUE(offer(request).refusal.ok()); }
@@ -61,18 +61,18 @@ TEST_F(SchedulerTest, EarliestDeadlineRunsFirst) {
 
 TEST_F(SchedulerTest, UnmeetableDeadlineIsRefusedWithTheTimeItWouldTake) {
   auto& hopeless = due_in(15);
-  const auto admission = offer(hopeless, {8'000});
+  const auto admission = offer(hopeless, {1, 8'000});
   EXPECT_EQ(admission.refusal.reason, Reason::kDeadlineUnmeetable);
   EXPECT_EQ(admission.predicted_us, 18'000);
   EXPECT_EQ(admission.refusal.retry_delay_us, 3'000);
   EXPECT_TRUE(scheduler_.empty());
   auto& fine = due_in(19);
-  EXPECT_TRUE(offer(fine, {8'000}).refusal.ok());
+  EXPECT_TRUE(offer(fine, {1, 8'000}).refusal.ok());
 }
 
 TEST_F(SchedulerTest, WhoWaitsIsPromisedLessThanPredictionsSayAndWhoRunsAtOnceIsNot) {
   scheduler_.set_margin_us(3'000);
-  const auto refused = offer(due_in(20), {8'000});
+  const auto refused = offer(due_in(20), {1, 8'000});
   EXPECT_EQ(refused.refusal.reason, Reason::kDeadlineUnmeetable);
   EXPECT_EQ(refused.predicted_us, 18'000);
   EXPECT_EQ(refused.refusal.predicted_us, 21'000);
@@ -80,7 +80,7 @@ TEST_F(SchedulerTest, WhoWaitsIsPromisedLessThanPredictionsSayAndWhoRunsAtOnceIs
   auto& idle = due_in(11);
   EXPECT_TRUE(offer(idle, {}).refusal.ok());
   ASSERT_EQ(run_next(), Batch{&idle});
-  EXPECT_TRUE(offer(due_in(22), {8'000}).refusal.ok());
+  EXPECT_TRUE(offer(due_in(22), {1, 8'000}).refusal.ok());
 }
 
 TEST_F(SchedulerTest, NewcomerMayNotBreakAnEarlierPromise) {
@@ -126,7 +126,7 @@ TEST_F(SchedulerTest, OldBacklogDoesNotGoBeforeTheUrgentClass) {
 TEST_F(SchedulerTest, PromisesHoldOnSeveralSlotsToo) {
   options_.slots = 2;
   Scheduler two(options_, times_);
-  const std::vector<std::int64_t> busy{10'000, 10'000};
+  const Running busy{2, 20'000};
   // Three more runs on two slots: the last of them starts after 20 ms, whatever the average says.
   auto& first = due_in(20);
   auto& last = due_in(27);
@@ -139,7 +139,7 @@ TEST_F(SchedulerTest, PromisesHoldOnSeveralSlotsToo) {
 TEST_F(SchedulerTest, WhatRunsCountsForWhoeverWaitsBehindAnother) {
   options_.slots = 2;
   Scheduler two(options_, times_);
-  const std::vector<std::int64_t> one_busy{10'000};
+  const Running one_busy{1, 10'000};
   auto& next = due_in(100);
   auto& after = due_in(100);
   EXPECT_EQ(two.offer(next, kNow, one_busy).predicted_us, 10'000);
@@ -210,7 +210,7 @@ TEST_F(SchedulerTest, IdleModelProbesAnEstimateThatRefusesEverything) {
   auto& first = due_in(5);
   const auto later = kNow + microseconds(options_.probe_after_us + 1);
   first.deadline = later + milliseconds(5);
-  EXPECT_EQ(scheduler_.offer(first, later, std::vector<std::int64_t>{100}).refusal.reason, Reason::kDeadlineUnmeetable);
+  EXPECT_EQ(scheduler_.offer(first, later, Running{1, 100}).refusal.reason, Reason::kDeadlineUnmeetable);
   EXPECT_TRUE(scheduler_.offer(first, later, {}).refusal.ok());
   EXPECT_TRUE(scheduler_.purge(later).empty());
   EXPECT_EQ(scheduler_.next(later).requests, Batch{&first});
@@ -239,7 +239,7 @@ TEST_F(SchedulerTest, FullQueueSaysHowLongItTakesToDrain) {
   auto& a = due_in(1000);
   auto& b = due_in(1000);
   auto& c = due_in(1000);
-  const std::vector<std::int64_t> busy{0};
+  const Running busy{1, 0};
   EXPECT_TRUE(small.offer(a, kNow, busy).refusal.ok());
   EXPECT_TRUE(small.offer(b, kNow, busy).refusal.ok());
   const auto admission = small.offer(c, kNow, busy);
@@ -250,7 +250,7 @@ TEST_F(SchedulerTest, FullQueueSaysHowLongItTakesToDrain) {
 TEST_F(SchedulerTest, WhoTakesMostOfAFullQueueMakesRoomForOthers) {
   options_.bounds = {3, 1 << 20};
   Scheduler small(options_, times_);
-  const std::vector<std::int64_t> busy{0};
+  const Running busy{1, 0};
   const auto put = [&](const char* tenant, std::int32_t priority, int ms) {
     auto& request = due_in(ms);
     request.tenant = tenant;

@@ -81,6 +81,7 @@ void Inference::attempt(const std::string& model_name, std::int64_t version) {
   if (auto status = node_.find(view_, model_name, version, found); !status.ok()) {
     return next_alternative(std::move(status));
   }
+  found->prefetch();
   {
     const std::lock_guard lock(mutex_);
     model_ = found;
