@@ -155,6 +155,13 @@ class Caller {
     flush();
   }
 
+  // Sends bytes that no client library would, after all that was sent before.
+  void raw(std::string_view bytes) {
+    flush();
+    out_.append(bytes);
+    flush();
+  }
+
   // Lets the answer of a call be so many bytes longer.
   void widen(std::int32_t id, std::int32_t bytes) {
     nghttp2_submit_window_update(session_, NGHTTP2_FLAG_NONE, id, bytes);

@@ -12,6 +12,7 @@
 #include "grpc_caller.h"
 #include "transport/grpc_server.h"
 #include "transport/metadata.h"
+#include "transport/reset_filter.h"
 
 namespace starling::transport {
 namespace {
@@ -433,6 +434,44 @@ TEST_F(Transport, BytesThatAreNoHttp2CloseTheirConnectionOnly) {
     close(fd);
   }
   EXPECT_EQ(caller.finish(caller.start("/echo/here", framed("x"))).messages().size(), 1U);
+}
+
+std::string frame(std::uint8_t type, std::uint8_t stream, const std::string& payload) {
+  const auto size = static_cast<char>(payload.size());
+  return std::string{'\0', '\0', size, static_cast<char>(type), '\0', '\0', '\0', '\0', static_cast<char>(stream)} +
+         payload;
+}
+
+// As gRPC's core sends it of a call whose deadline passed before it was written.
+TEST_F(Transport, AResetOfAStreamThatNeverWasEndsNobodysCall) {
+  start();
+  Caller caller(server->port());
+  const auto open = caller.start("/echo/here", "", false);
+  caller.raw(frame(3, 9, {'\0', '\0', '\0', '\x08'}));
+  EXPECT_EQ(caller.finish(caller.start("/echo/here", framed("x"))).messages().size(), 1U);
+  EXPECT_FALSE(caller.reply(open).closed);
+}
+
+TEST(TransportResets, AreTakenOutHoweverTheBytesAreCut) {
+  const std::string four(4, '\0');
+  const auto preface = std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") + frame(4, 0, "");
+  const auto before = preface + frame(1, 1, "0123456789") + frame(3, 1, four);
+  const auto between = frame(0, 1, std::string(100, '\3')) + frame(1, 9, "") + frame(3, 7, four) + frame(3, 9, four);
+  const auto after = frame(3, 11, four + "x") + frame(8, 0, four);
+  const auto sent = before + frame(3, 5, four) + between + frame(3, 11, four) + after;
+  for (std::size_t cut = 1; cut <= sent.size(); ++cut) {
+    ResetFilter filter;
+    std::string got;
+    const auto feed = [&got](std::span<const std::uint8_t> bytes) {
+      got.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      return true;
+    };
+    for (std::size_t at = 0; at < sent.size(); at += cut) {
+      const auto part = std::string_view(sent).substr(at, cut);
+      ASSERT_TRUE(filter.pass({reinterpret_cast<const std::uint8_t*>(part.data()), part.size()}, feed));
+    }
+    ASSERT_EQ(got, before + between + after) << "cut into parts of " << cut;
+  }
 }
 
 TEST_F(Transport, ACallerThatReadsNothingHoldsOnlyItself) {

@@ -367,7 +367,10 @@ void Connection::read() {
     memory.filled(size);
     if (state == Socket::State::kClosed) return close();
     if (state == Socket::State::kAgain) break;
-    if (nghttp2_session_mem_recv(session_.get(), room.data(), size) < 0) return close();
+    const auto feed = [this](std::span<const std::uint8_t> bytes) {
+      return nghttp2_session_mem_recv(session_.get(), bytes.data(), bytes.size()) >= 0;
+    };
+    if (!resets_.pass(room.first(size), feed)) return close();
     set_dirty();
     if (tls_ == nullptr && size < room.size()) break;
   }

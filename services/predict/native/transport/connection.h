@@ -10,6 +10,7 @@
 #include <string>
 
 #include "call.h"
+#include "reset_filter.h"
 #include "socket.h"
 
 namespace starling::transport {
@@ -82,6 +83,7 @@ class Connection {
   ReceiveBudget& budget_;
   const std::function<void()> closed_;
   std::unique_ptr<nghttp2_session, SessionFree> session_;
+  ResetFilter resets_;
   std::list<std::unique_ptr<Stream>> streams_;
   std::deque<wire::Range> out_;  // on their way to the socket
   std::size_t out_bytes_ = 0;
