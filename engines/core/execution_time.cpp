@@ -79,7 +79,7 @@ std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
   return estimates_.size() - 1;
 }
 
-// The least time over ways to cut the rows into whole batches of one size and one batch for the rest.
+// The least time over ways to cut the rows into whole batches of one size that pays, and one batch for the rest.
 std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept {
   if (rows <= 0) return 0;
   std::int64_t best = -1;
@@ -87,7 +87,8 @@ std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime:
     if (!bucket.pays) continue;
     const auto whole = rows / bucket.rows;
     const auto rest = rows % bucket.rows;
-    const auto rest_us = rest == 0 ? 0 : estimates_[bucket_for(rest)].now.*quantile;
+    const auto holds_rest = [rest](const Estimate& other) { return other.pays && other.rows >= rest; };
+    const auto rest_us = rest == 0 ? 0 : std::find_if(estimates_.begin(), estimates_.end(), holds_rest)->now.*quantile;
     const auto us = whole * bucket.now.*quantile + rest_us;
     if (best < 0 || us < best) best = us;
   }

@@ -72,6 +72,21 @@ TEST(ExecutionTime, BatchesGainWhatTheyTakeLessARow) {
   EXPECT_EQ(convnet.gain_us(), 0);
 }
 
+TEST(ExecutionTime, LargerBucketPaysWhereARowIsATenthQuicker) {
+  const auto net = tiny_net();
+  EXPECT_TRUE(net.pays(0) && net.pays(1) && net.pays(2));
+  ExecutionTime convnet(kConvnet);
+  convnet.observe(0, 20'000);
+  convnet.observe(1, 38'400);      // 4 % a row: noise
+  convnet.observe(2, 20'000 * 3);  // a quarter
+  EXPECT_TRUE(convnet.pays(0));
+  EXPECT_FALSE(convnet.pays(1));
+  EXPECT_TRUE(convnet.pays(2));
+  EXPECT_EQ(convnet.largest_that_pays(2), 2U);
+  EXPECT_EQ(convnet.largest_that_pays(1), 0U);
+  EXPECT_EQ(convnet.backlog_us(2), 40'000);
+}
+
 TEST(ExecutionTime, RequestLargerThanEveryBucketGetsTheLargest) {
   const auto times = tiny_net();
   EXPECT_EQ(times.bucket_for(2), 1U);

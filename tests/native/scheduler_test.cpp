@@ -301,6 +301,26 @@ TEST(SchedulerBatches, GrowOnlyWhilePaidForAndInTime) {
   EXPECT_EQ(scheduler.next(kNow).requests.size(), 4U);
 }
 
+// Both would be answered when two runs are over, the first of them one run later than alone.
+TEST(SchedulerBatches, AreNeitherFormedNorWaitedForWhereTheySaveNothing) {
+  static constexpr std::int64_t kRows[] = {1, 2};
+  ExecutionTime times(kRows);
+  times.observe(0, 20'000);
+  times.observe(1, 38'400);
+  SchedulerOptions options;
+  options.batch_delay_us = 5'000;
+  Scheduler scheduler(options, times);
+  TestRequest first;
+  TestRequest second;
+  for (auto* request : {&first, &second}) {
+    request->arrival = kNow;
+    request->deadline = kNow + milliseconds(1000);
+    ASSERT_TRUE(scheduler.offer(*request, kNow, {}).refusal.ok());
+  }
+  EXPECT_EQ(scheduler.next(kNow).requests, std::vector<Request*>{&first});
+  EXPECT_EQ(scheduler.next(kNow).requests, std::vector<Request*>{&second});
+}
+
 TEST(SchedulerBatches, AreHeldBackOnlyWhileSlackAndDelayPermit) {
   static constexpr std::int64_t kRows[] = {1, 8};
   ExecutionTime times(kRows);
