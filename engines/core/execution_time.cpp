@@ -52,10 +52,10 @@ void ExecutionTime::find_what_pays() {
     return static_cast<double>(bucket.now.median_us) / static_cast<double>(bucket.rows);
   };
   auto least = row_us(estimates_.front());
-  for (std::size_t i = 1; i < estimates_.size(); ++i) {
-    auto& bucket = estimates_[i];
-    bucket.pays = row_us(bucket) <= kPays * least;
+  for (auto& bucket : estimates_) {
+    bucket.pays = &bucket == &estimates_.front() || row_us(bucket) <= kPays * least;
     if (bucket.pays) least = row_us(bucket);
+    bucket.row_us = static_cast<std::int64_t>(least);
   }
 }
 

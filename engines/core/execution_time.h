@@ -36,6 +36,8 @@ class ExecutionTime {
 
   // True of the smallest bucket, and of those in which a row takes clearly less time than in every smaller one.
   bool pays(std::size_t bucket) const noexcept { return estimates_[bucket].pays; }
+  // Median engine time of a row in the best batch up to that bucket.
+  std::int64_t row_us(std::size_t bucket) const noexcept { return estimates_[bucket].row_us; }
   // The largest bucket up to `most` that pays.
   std::size_t largest_that_pays(std::size_t most) const noexcept;
 
@@ -60,6 +62,7 @@ class ExecutionTime {
   struct Estimate {
     std::int64_t rows = 1;
     RunTime now;  // what is believed
+    std::int64_t row_us = 0;
     bool pays = true;
   };
   struct Bucket {

@@ -431,14 +431,12 @@ bool Model::calls_worker() {
 // With mutex_ held: how a promise was kept; missed: not at all. One whose caller has gone is known to be broken only
 // near its deadline.
 void Model::learn(const Request& request, TimePoint ended, bool missed) {
-  const auto most_us = times_.run_time(0).high_us;
   const bool gone = request.cancelled.load(std::memory_order_relaxed);
-  if (missed || (gone && ended + microseconds(most_us) >= request.deadline)) {
-    margin_.observe_miss(most_us);
+  if (missed || (gone && ended + microseconds(times_.run_time(0).high_us) >= request.deadline)) {
+    scheduler_.learn_miss(request);
   } else if (!gone) {
-    margin_.observe(microseconds_between(request.arrival, ended) - request.predicted_us, most_us);
+    scheduler_.learn(request, microseconds_between(request.arrival, ended) - request.predicted_us);
   }
-  scheduler_.set_margin_us(margin_.us());
 }
 
 // With mutex_ held: true when this thread will look at the queue itself, so that no worker need be woken for it.
@@ -843,7 +841,7 @@ std::vector<RunTime> Model::run_times() const {
 
 std::int64_t Model::margin_us() const {
   const std::lock_guard lock(mutex_);
-  return margin_.us();
+  return scheduler_.margin_us();
 }
 
 std::size_t Model::queued() const {

@@ -12,7 +12,6 @@
 #include "model_config.h"
 #include "model_stats.h"
 #include "pilot.h"
-#include "promise_margin.h"
 #include "round.h"
 
 namespace starling {
@@ -66,7 +65,7 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   const std::vector<std::unique_ptr<BucketStats>>& buckets() const noexcept { return bucket_stats_; }
   // Estimates that admission uses now, one per bucket.
   std::vector<RunTime> run_times() const;
-  // What admission keeps free now before the deadline of a request that has to wait.
+  // The most that admission keeps free now before the deadline of a request that has to wait.
   std::int64_t margin_us() const;
   std::size_t queued() const;
   bool is_quick() const noexcept { return quick_; }
@@ -167,7 +166,6 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   ExecutionTime times_;
   Scheduler scheduler_;
   TimePoint last_try_;
-  PromiseMargin margin_;
   std::vector<Content> contents_;    // of each slot
   std::deque<Request*> turns_;       // steps whose turn has come since, before they are offered to the scheduler
   std::vector<TimePoint> sleeping_;  // until when each worker sleeps; max() of one that is awake

@@ -133,6 +133,7 @@ class Request {
   // know only an earlier one; written under the lock of the model whose scheduler it names.
   std::atomic<const Scheduler*> queued_in_{nullptr};
   bool probe_ = false;
+  bool beyond_share_ = false;  // admitted although its tenant's credit does not reach to it
 };
 
 }  // namespace starling

@@ -9,6 +9,9 @@ namespace {
 
 // Tenants that wait for nothing are remembered, so that a busy one can not reset its debt by pausing for a moment.
 constexpr std::size_t kTenantsMax = 1024;
+// What a tenant that waits for nothing saves up: enough for a few requests that come at once, as those of any random
+// process do. With one a tenant that asks for a third of its share lost every twelfth request to its own neighbours.
+constexpr int kQuantaMax = 4;
 
 }  // namespace
 
@@ -74,12 +77,6 @@ QueueKey Scheduler::key_of(const Request& request) const noexcept {
   return {fifo() ? TimePoint{} : request.due, request.ticket_};
 }
 
-// Engine time of one more row in the cheapest batch.
-std::int64_t Scheduler::row_us() const noexcept {
-  const auto rows = times_.rows(largest_bucket_);
-  return std::max<std::int64_t>(1, times_.backlog_us(rows) / rows);
-}
-
 // In the time of a run, not in time as such: what is a moment for a detector is the whole deadline of a tiny net.
 std::int64_t Scheduler::quantum_us() const noexcept {
   return std::clamp<std::int64_t>(times_.run_time(largest_bucket_).median_us, 1, options_.quantum_us_max);
@@ -91,14 +88,14 @@ Request* Scheduler::queued_frame_of(const Request& request) const {
   return it == frames_.end() ? nullptr : it->second;
 }
 
-// Rows that will run before the request, were it queued: more urgent classes, its own tenant's earlier deadlines, and
-// of each other tenant at most what fairness lets pass.
-std::int64_t Scheduler::rows_ahead(const Request& request, const Place& place, const Request* leaving) const {
+// What runs before the request, were it queued: more urgent classes, its own tenant's earlier deadlines, and of each
+// other tenant what it can pay for by its credit and by the rounds that begin before the own credit reaches to the
+// request. No round begins while a tenant that waits has any credit left.
+Scheduler::Ahead Scheduler::ahead_of(const Request& request, const Place& place, const Request* leaving) const {
   std::int64_t urgent = 0;
   for (int c = place.band + 1; c < kClasses; ++c) urgent += class_rows_[c];
   const auto& tenants = classes_[place.band].tenants;
   const Tenants::const_iterator own = place.is_known ? place.tenant : tenants.end();
-  const bool in_credit = !place.is_known || own->credit_us > 0;
   const auto earlier = [&](const Tenant& tenant) {
     std::int64_t rows = 0;
     for (const auto& entry : tenant.queue) {
@@ -108,15 +105,18 @@ std::int64_t Scheduler::rows_ahead(const Request& request, const Place& place, c
     return rows;
   };
   const std::int64_t before = place.is_known ? earlier(*own) : 0;
-  const std::int64_t share = before + request.rows + quantum_us() / row_us();
+  const auto row_us = std::max<std::int64_t>(1, times_.row_us(largest_bucket_));
+  const auto owed_us = before * row_us - (place.is_known ? own->credit_us : quantum_us());
+  const bool beyond_share = owed_us >= 0;
+  const auto lift_us = beyond_share ? (owed_us / quantum_us() + 1) * quantum_us() : 0;
   std::int64_t others = 0;
   for (auto it = tenants.begin(); it != tenants.end(); ++it) {
-    if (it == own || it->queue.empty()) continue;
-    // A tenant in debt is passed by everyone in credit, whatever the deadlines say.
-    const bool passes = !in_credit && it->credit_us > 0;
-    others += std::min(share, passes ? it->rows : earlier(*it));
+    if (it == own || it->queue.empty() || it->credit_us + lift_us <= 0) continue;
+    const auto paid = (it->credit_us + lift_us + row_us - 1) / row_us;
+    // While this one is in debt it is passed by everyone in credit, whatever the deadlines say.
+    others += std::min(paid, beyond_share ? it->rows : earlier(*it));
   }
-  return urgent + before + others;
+  return {urgent + before + others, beyond_share};
 }
 
 // The latest start behind that much engine time: while it is worked off no slot is idle.
@@ -177,6 +177,7 @@ bool Scheduler::may_probe(TimePoint now, bool idle) const noexcept {
 
 Refusal Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& predicted_us) {
   request.due = request.deadline;  // a bound is never below one run
+  request.beyond_share_ = false;
   predicted_us = times_.run_time(times_.bucket_for(request.rows)).high_us;
   if (!fifo() && now + std::chrono::microseconds(predicted_us) > request.deadline && !may_probe(now, true)) {
     return refuse(request, Reason::kDeadlineUnmeetable, predicted_us, now);
@@ -194,7 +195,9 @@ Admission Scheduler::offer(Request& request, TimePoint now, const Running& runni
     return admission;
   }
   auto place = place_of(request);
-  const auto ahead_us = times_.cautious_backlog_us(rows_ahead(request, place, leaving));
+  const auto ahead = ahead_of(request, place, leaving);
+  const auto ahead_us = times_.cautious_backlog_us(ahead.rows);
+  request.beyond_share_ = ahead.beyond_share;
   // What runs now does not delay it while a slot is idle and nobody is before it.
   const bool waits = ahead_us > 0 || running.slots >= options_.slots;
   const auto own = times_.run_time(times_.bucket_for(request.rows));
@@ -208,7 +211,7 @@ Admission Scheduler::offer(Request& request, TimePoint now, const Running& runni
     }
   }
   request.probe_ = request.deadline > now && may_probe(now, running.slots == 0);
-  const auto promised_us = admission.predicted_us + (waits ? margin_us_ : 0);
+  const auto promised_us = admission.predicted_us + (waits ? margins_[ahead.beyond_share].us() : 0);
   if (!fifo() && !request.probe_ &&
       (now + std::chrono::microseconds(promised_us) > request.due ||
        breaks_a_promise(request, place, leaving, running.left_us + ahead_us, now))) {
@@ -226,6 +229,14 @@ Admission Scheduler::offer(Request& request, TimePoint now, const Running& runni
   }
   push(request, place);
   return admission;
+}
+
+void Scheduler::learn(const Request& request, std::int64_t late_us) noexcept {
+  margins_[request.beyond_share_].observe(late_us, times_.run_time(0).high_us);
+}
+
+void Scheduler::learn_miss(const Request& request) noexcept {
+  margins_[request.beyond_share_].observe_miss(times_.run_time(0).high_us);
 }
 
 void Scheduler::add_tenant(const Request& request, Place& place) {
@@ -335,14 +346,14 @@ Request* Scheduler::first_of(Class& band) const {
   return first;
 }
 
-// Gives every tenant as many quanta as the least indebted waiting one needs; nobody saves up more than one.
+// Gives every tenant as many quanta as the least indebted waiting one needs; nobody saves up more than a few.
 void Scheduler::start_round(Tenants& tenants, std::int64_t quantum_us) {
   auto most = std::numeric_limits<std::int64_t>::min();
   for (const auto& tenant : tenants) {
     if (!tenant.queue.empty()) most = std::max(most, tenant.credit_us);
   }
   const auto lift = (-most / quantum_us + 1) * quantum_us;
-  for (auto& tenant : tenants) tenant.credit_us = std::min(quantum_us, tenant.credit_us + lift);
+  for (auto& tenant : tenants) tenant.credit_us = std::min(kQuantaMax * quantum_us, tenant.credit_us + lift);
 }
 
 // Who may share a batch with `first`, in the order in which they would run, cut where the largest bucket is full.

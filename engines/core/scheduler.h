@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "execution_time.h"
+#include "promise_margin.h"
 #include "request.h"
 #include "tenant_queue.h"
 
@@ -31,7 +32,7 @@ struct SchedulerOptions {
   std::int64_t batch_delay_us = 0;
   // Longest predicted time from arrival to answer that is admitted; 0: only deadlines bound it.
   std::int64_t bound_us = 0;
-  // Engine time a tenant may be ahead of the others before they go first: that of one full batch, at most this.
+  // Engine time that each tenant gets in a round: that of one full batch, at most this.
   std::int64_t quantum_us_max = 20'000;
   // A class with work that got no run for this long goes before the more urgent ones, for one run: strict priority
   // starves none for longer than this plus the runs of others that waited as long.
@@ -95,7 +96,9 @@ struct Dispatch {
 // that takes most, and a more urgent class that of a lesser one.
 //
 // Admission is a promise: a request is taken only if it is predicted to be answered in time and to make no request of
-// its class and tenant late that was promised before. A more urgent class may still break the promise to a lesser one.
+// its class and tenant late that was promised before. A more urgent class may still break the promise to a lesser one,
+// and a tenant within its share that to one beyond it. What predictions are off by, separately for both kinds of
+// requests, is kept free before the deadline of one that has to wait.
 class Scheduler {
  public:
   static constexpr int kClasses = 4;
@@ -120,6 +123,14 @@ class Scheduler {
   // Moves out the next batch, or says when to ask again.
   Dispatch next(TimePoint now);
 
+  // How much later than predicted an admitted request was answered; negative: earlier.
+  void learn(const Request& request, std::int64_t late_us) noexcept;
+  // It was not answered in time at all.
+  void learn_miss(const Request& request) noexcept;
+
+  // The most that is kept free before a deadline now.
+  std::int64_t margin_us() const noexcept { return std::max(margins_[false].us(), margins_[true].us()); }
+
   // True when it was queued and is not any more.
   bool remove(Request& request);
 
@@ -140,8 +151,6 @@ class Scheduler {
   // What waits is put in order by the new bound: else what came under a wider one would be passed by all that comes.
   // O(n log n).
   void set_bound_us(std::int64_t us);
-  // What is kept free before the deadline of a request that has to wait, because predictions are off.
-  void set_margin_us(std::int64_t us) noexcept { margin_us_ = us; }
   // Slots that can be used at all, >= 1.
   void set_slots(int slots) noexcept { options_.slots = slots; }
   const SchedulerOptions& options() const noexcept { return options_; }
@@ -165,6 +174,10 @@ class Scheduler {
     Tenants::iterator tenant;
     bool is_known;
   };
+  struct Ahead {
+    std::int64_t rows;
+    bool beyond_share;  // its tenant has used up its credit before its turn comes
+  };
   bool fifo() const noexcept { return options_.discipline == Discipline::kFifo; }
   TimePoint due_of(const Request& request) const noexcept;
   int band_of(const Request& request) const noexcept;
@@ -172,10 +185,9 @@ class Scheduler {
   [[gnu::hot]] Place place_of(const Request& request);
   QueueKey key_of(const Request& request) const noexcept;
   Request* queued_frame_of(const Request& request) const;
-  std::int64_t row_us() const noexcept;
   std::int64_t quantum_us() const noexcept;
 
-  [[gnu::hot]] std::int64_t rows_ahead(const Request& request, const Place& place, const Request* leaving) const;
+  [[gnu::hot]] Ahead ahead_of(const Request& request, const Place& place, const Request* leaving) const;
   std::int64_t share_us(std::int64_t us) const noexcept;
   [[gnu::hot]] bool breaks_a_promise(const Request& request, const Place& place, const Request* leaving,
                                      std::int64_t ahead_us, TimePoint now) const;
@@ -199,8 +211,8 @@ class Scheduler {
   SchedulerOptions options_;
   const ExecutionTime& times_;
   std::uint64_t next_ticket_ = 0;
-  TimePoint last_start_;  // of a run, as far as this scheduler knows
-  std::int64_t margin_us_ = 0;
+  TimePoint last_start_;                  // of a run, as far as this scheduler knows
+  std::array<PromiseMargin, 2> margins_;  // of requests within the share of their tenant, of those beyond it
   std::size_t largest_bucket_;
   std::size_t size_ = 0;
   std::int64_t rows_ = 0;

@@ -4,8 +4,6 @@
 #include <memory>
 #include <random>
 
-#include "promise_margin.h"
-
 namespace starling {
 namespace {
 
@@ -144,9 +142,8 @@ class Simulation {
   void expire() {
     const auto purged = scheduler_.purge(now_);
     for (const auto* missed : {&purged.expired, &purged.hopeless}) {
-      for (std::size_t i = 0; i < missed->size(); ++i) margin_.observe_miss(times_.run_time(0).high_us);
+      for (const Request* request : *missed) scheduler_.learn_miss(*request);
     }
-    scheduler_.set_margin_us(margin_.us());
     for (const Request* request : purged.expired) end(*request, Reason::kDeadlinePassed);
     for (const Request* request : purged.hopeless) end(*request, Reason::kDeadlineUnmeetable);
   }
@@ -183,20 +180,18 @@ class Simulation {
       for (const Request* request : slot.requests) {
         outcome(*request).end_us = us(slot.end);
         const auto took_us = microseconds_between(request->arrival, slot.end);
-        margin_.observe(took_us - outcome(*request).predicted_us, times_.run_time(0).high_us);
+        scheduler_.learn(*request, took_us - outcome(*request).predicted_us);
         ++counters_.answered;
         if (slot.end <= request->deadline) ++counters_.met;
         counters_.rows += static_cast<std::uint64_t>(request->rows);
         pilot_.record_answer(request->arrival, took_us);
       }
-      scheduler_.set_margin_us(margin_.us());
       slot.requests.clear();
     }
   }
 
   const SimulationOptions& options_;
   ExecutionTime times_;
-  PromiseMargin margin_;
   Scheduler scheduler_;
   std::mt19937_64 rng_;
   std::vector<Slot> slots_;

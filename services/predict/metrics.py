@@ -194,7 +194,7 @@ def _estimates(models: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     )
     margin = GaugeMetricFamily(
         "starling_admission_margin_seconds",
-        "Kept free before the deadline of a request that has to wait, because answers come later than predicted",
+        "Kept free at most before the deadline of a request that has to wait, as answers come later than predicted",
         labels=_LABELS,
     )
     hung = CounterMetricFamily("starling_hung_runs", "Runs given up by the watchdog", labels=_LABELS)

@@ -71,12 +71,13 @@ TEST_F(SchedulerTest, UnmeetableDeadlineIsRefusedWithTheTimeItWouldTake) {
 }
 
 TEST_F(SchedulerTest, WhoWaitsIsPromisedLessThanPredictionsSayAndWhoRunsAtOnceIsNot) {
-  scheduler_.set_margin_us(3'000);
+  while (scheduler_.margin_us() < 3'000) scheduler_.learn_miss(due_in(100));
+  const auto margin_us = scheduler_.margin_us();
   const auto refused = offer(due_in(20), {1, 8'000});
   EXPECT_EQ(refused.refusal.reason, Reason::kDeadlineUnmeetable);
   EXPECT_EQ(refused.predicted_us, 18'000);
-  EXPECT_EQ(refused.refusal.predicted_us, 21'000);
-  EXPECT_EQ(refused.refusal.retry_delay_us, 1'000);
+  EXPECT_EQ(refused.refusal.predicted_us, 18'000 + margin_us);
+  EXPECT_EQ(refused.refusal.retry_delay_us, margin_us - 2'000);
   auto& idle = due_in(11);
   EXPECT_TRUE(offer(idle, {}).refusal.ok());
   ASSERT_EQ(run_next(), Batch{&idle});
@@ -231,6 +232,53 @@ TEST_F(SchedulerTest, ChattyTenantDoesNotDelayTheQuietOne) {
   quiet.tenant = "quiet";
   admit(quiet);
   EXPECT_EQ(run_next(), Batch{&quiet});
+}
+
+// Who asks for less than its share is no less certain of its turn because somebody else asks for more.
+TEST_F(SchedulerTest, WhatIsKeptFreeForWhoIsBeyondItsShareCostsTheOthersNothing) {
+  const auto of = [&](const char* tenant, int ms) -> TestRequest& {
+    auto& request = due_in(ms);
+    request.tenant = tenant;
+    return request;
+  };
+  auto& within = of("chatty", 39);
+  auto& beyond = of("chatty", 39);
+  admit(within);
+  admit(of("chatty", 39));  // has used up its credit
+  admit(beyond);
+  for (int i = 0; i < 40; ++i) scheduler_.learn_miss(beyond);
+  ASSERT_EQ(scheduler_.margin_us(), 10'000);
+  EXPECT_EQ(offer(of("chatty", 45)).refusal.predicted_us, 50'000);
+  // Two runs of the chatty tenant go first; its credit allows no more.
+  const auto quiet = offer(of("quiet", 39));
+  EXPECT_EQ(quiet.predicted_us, 30'000);
+  EXPECT_TRUE(quiet.refusal.ok());
+  for (int i = 0; i < 40; ++i) scheduler_.learn_miss(within);
+  EXPECT_EQ(offer(of("other", 45)).refusal.predicted_us, 50'000);
+}
+
+TEST_F(SchedulerTest, TenantThatWaitsForNothingSavesUpForAFewRequestsAtOnce) {
+  const auto put = [&](const char* tenant, int ms) {
+    auto& request = due_in(ms);
+    request.tenant = tenant;
+    const auto admission = offer(request);
+    EXPECT_TRUE(admission.refusal.ok());
+    return std::pair{&request, admission.predicted_us};
+  };
+  const auto known = put("quiet", 1000).first;
+  ASSERT_EQ(run_next(), Batch{known});
+  for (int i = 0; i < 30; ++i) put("chatty", 1000);
+  for (int i = 0; i < 16; ++i) run_next();
+  // A round is two runs long. Those of four go before what waited longer; what comes then has to take turns.
+  std::vector<Request*> burst;
+  for (int i = 0; i < 9; ++i) {
+    const auto [request, predicted_us] = put("quiet", 1000 + i);
+    burst.push_back(request);
+    EXPECT_EQ(predicted_us, (i < 8 ? i + 1 : i + 3) * 10'000) << i;
+  }
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(run_next(), Batch{burst[i]}) << i;
+  for (int i = 0; i < 2; ++i) EXPECT_NE(run_next(), Batch{burst[8]}) << i;
+  EXPECT_EQ(run_next(), Batch{burst[8]});
 }
 
 TEST_F(SchedulerTest, FullQueueSaysHowLongItTakesToDrain) {

@@ -172,8 +172,9 @@ class Model(_message.Message):
 
     @_builtins.property
     def admission_margin(self) -> _duration_pb2.Duration:
-        """Time that admission keeps free before the deadline of a request that has to wait: how much later than predicted one answer in
-        twenty comes, at most the time of one run; absent unless ready.
+        """The most that admission keeps free before the deadline of a request that has to wait: how much later than predicted one answer
+        in twenty comes, at most the time of one run; less for a tenant within its share, if its answers are more certain. Absent
+        unless ready.
         """
 
     def __init__(
