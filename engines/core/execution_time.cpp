@@ -73,10 +73,16 @@ void ExecutionTime::estimate(Bucket& bucket) {
 }
 
 std::size_t ExecutionTime::bucket_for(std::int64_t rows) const noexcept {
-  for (std::size_t i = 0; i < estimates_.size(); ++i) {
-    if (estimates_[i].rows >= rows) return i;
-  }
-  return estimates_.size() - 1;
+  std::size_t i = 0;
+  while (i + 1 < estimates_.size() && estimates_[i].rows < rows) ++i;
+  return i;
+}
+
+// The smallest bucket that pays and holds the rows, of which there are fewer than in one that pays.
+const ExecutionTime::Estimate& ExecutionTime::holds(std::int64_t rows) const noexcept {
+  const auto* estimate = estimates_.data();
+  while (!estimate->pays || estimate->rows < rows) ++estimate;
+  return *estimate;
 }
 
 // The least time over ways to cut the rows into whole batches of one size that pays, and one batch for the rest.
@@ -87,9 +93,8 @@ std::int64_t ExecutionTime::cheapest_us(std::int64_t rows, std::int64_t RunTime:
     if (!bucket.pays) continue;
     const auto whole = rows / bucket.rows;
     const auto rest = rows % bucket.rows;
-    const auto holds_rest = [rest](const Estimate& other) { return other.pays && other.rows >= rest; };
-    const auto rest_us = rest == 0 ? 0 : std::find_if(estimates_.begin(), estimates_.end(), holds_rest)->now.*quantile;
-    const auto us = whole * bucket.now.*quantile + rest_us;
+    auto us = whole * bucket.now.*quantile;
+    if (rest > 0) us += holds(rest).now.*quantile;
     if (best < 0 || us < best) best = us;
   }
   return best;

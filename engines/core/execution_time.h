@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "admission_code.h"
+
 namespace starling {
 
 // Two quantiles of one bucket, in microseconds.
@@ -42,10 +44,17 @@ class ExecutionTime {
   std::size_t largest_that_pays(std::size_t most) const noexcept;
 
   // Smallest bucket that holds `rows`; the largest when none does.
-  [[gnu::hot]] std::size_t bucket_for(std::int64_t rows) const noexcept;
+  STARLING_ADMISSION_CODE std::size_t bucket_for(std::int64_t rows) const noexcept;
 
-  // Where the estimates are, for who wants to fetch them early.
-  const void* estimates() const noexcept { return estimates_.data(); }
+  // What admission reads for every request, apart from the windows: a few lines of cache.
+  struct Estimate {
+    std::int64_t rows = 1;
+    RunTime now;  // what is believed
+    std::int64_t row_us = 0;
+    bool pays = true;
+  };
+  // Of each bucket.
+  std::span<const Estimate> estimates() const noexcept { return estimates_; }
 
   // What the best batch saves a row against a run of the smallest.
   std::int64_t gain_us() const noexcept;
@@ -55,16 +64,9 @@ class ExecutionTime {
 
   // The same for runs that all take their high quantile: what a promise is made on. While requests wait the engine
   // is busy either way, so caution costs no throughput, only the requests that would have come too late.
-  [[gnu::hot]] std::int64_t cautious_backlog_us(std::int64_t rows) const noexcept;
+  STARLING_ADMISSION_CODE std::int64_t cautious_backlog_us(std::int64_t rows) const noexcept;
 
  private:
-  // What admission reads for every request, apart from the windows: a few lines of cache.
-  struct Estimate {
-    std::int64_t rows = 1;
-    RunTime now;  // what is believed
-    std::int64_t row_us = 0;
-    bool pays = true;
-  };
   struct Bucket {
     std::array<std::int64_t, kWindow> window{};
     std::size_t count = 0;   // runs ever seen
@@ -75,7 +77,8 @@ class ExecutionTime {
   static void estimate(Bucket& bucket);
   void reconcile();
   void find_what_pays();
-  [[gnu::hot]] std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
+  STARLING_ADMISSION_CODE const Estimate& holds(std::int64_t rows) const noexcept;
+  STARLING_ADMISSION_CODE std::int64_t cheapest_us(std::int64_t rows, std::int64_t RunTime::* quantile) const noexcept;
 
   std::vector<Estimate> estimates_;
   std::vector<Bucket> buckets_;

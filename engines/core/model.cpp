@@ -70,6 +70,16 @@ void complete_in_turn(Request& request, Result&& result) {
   completing = false;
 }
 
+// Last line first: callers stand behind what they call.
+template <int kLocality = 3>
+void prefetch_lines(const void* from, const void* to) noexcept {
+  constexpr std::ptrdiff_t kLine = 64;
+  const auto first = reinterpret_cast<std::intptr_t>(from) / kLine;
+  for (auto line = (reinterpret_cast<std::intptr_t>(to) - 1) / kLine; line >= first; --line) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line * kLine), 0, kLocality);
+  }
+}
+
 // What a step throws, as text; empty when it throws nothing.
 template <class Step>
 std::string thrown_by(const Step& step) {
@@ -175,14 +185,8 @@ void Model::warm_up() {
   gathers_ = quick_ && times_.gain_us() >= kGatherGainUs;
 }
 
-// With mutex_ held: runs that will end; one that hangs is no run.
-int Model::slots_in_use() const noexcept {
-  return static_cast<int>(
-      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy && !slot.abandoned; }));
-}
-
 // With mutex_ held. An autopilot may leave slots unused; what runs in them when it decides so runs to its end.
-bool Model::has_slot() const noexcept { return !free_slots_.empty() && slots_in_use() < setting_.slots; }
+bool Model::has_slot() const noexcept { return !free_slots_.empty() && in_use_ < setting_.slots; }
 
 PilotCounters Model::count_for_pilot() const noexcept {
   const auto finished = [this](Reason reason) {
@@ -223,6 +227,7 @@ int Model::take_slot(std::size_t bucket, TimePoint now) {
   free_slots_.pop_back();
   auto& slot = slots_[index];
   slot.busy = true;
+  ++in_use_;
   slot.bucket = static_cast<std::uint32_t>(bucket);
   slot.started = now;
   return index;
@@ -230,35 +235,39 @@ int Model::take_slot(std::size_t bucket, TimePoint now) {
 
 // With mutex_ held. A run that takes longer than usual is expected to end soon; one that hangs is no run.
 Running Model::running(TimePoint now) const {
-  Running running;
+  Running running{in_use_, 0};
   for (const auto& slot : slots_) {
     if (!slot.busy || slot.abandoned) continue;
     const auto run = times_.run_time(slot.bucket);
     const auto elapsed = microseconds_between(slot.started, now);
-    ++running.slots;
     running.left_us +=
         elapsed < run.median_us ? run.median_us - elapsed : std::max(run.high_us - elapsed, run.median_us / 4);
   }
   return running;
 }
 
+// With mutex_ held: why no request is taken now, if so.
+Status Model::closed_status(TimePoint now) {
+  if (!admitting_) {
+    return {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
+  }
+  if (now - last_try_ < kTryAgainAfter) {
+    return {Reason::kModelNotReady,
+            label(config_) + " failed " + std::to_string(failures_in_a_row_) +
+                " times in a row and is tried again every second; send to another node",
+            1'000'000,
+            {{"model", config_.name}}};
+  }
+  last_try_ = now;
+  return {};
+}
+
 // With mutex_ held: refuses, queues, or takes a slot for the request to run at once. `closed`: why no request is taken.
 Admission Model::admit(Request& request, TimePoint now, int& slot, Status& closed) {
   Admission admission;
-  if (!admitting_) [[unlikely]] {
-    closed = {Reason::kDraining, config_.name + " is draining on this node; send to another node", 1000, {}};
-    return admission;
-  }
-  if (failures_in_a_row_ >= kFailuresMax) [[unlikely]] {
-    if (now - last_try_ < kTryAgainAfter) {
-      closed = {Reason::kModelNotReady,
-                label(config_) + " failed " + std::to_string(failures_in_a_row_) +
-                    " times in a row and is tried again every second; send to another node",
-                1'000'000,
-                {{"model", config_.name}}};
-      return admission;
-    }
-    last_try_ = now;
+  if (!admitting_ || failures_in_a_row_ >= kFailuresMax) [[unlikely]] {
+    closed = closed_status(now);
+    if (!closed.ok()) return admission;
   }
   if (quick_ && !(gathers_ && Round::current() != nullptr) && scheduler_.empty() && has_slot()) {
     admission.refusal = scheduler_.check_alone(request, now, request.predicted_us);
@@ -270,10 +279,8 @@ Admission Model::admit(Request& request, TimePoint now, int& slot, Status& close
 
 // With mutex_ held: the request is the scheduler's, or is refused.
 Admission Model::offer(Request& request, TimePoint now) {
-  scheduler_.prefetch(request);
   // One that hangs is no slot until the engine gives it back.
-  const auto hung = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.abandoned; });
-  const auto usable = std::min<std::int64_t>(setting_.slots, std::ssize(slots_) - hung);
+  const auto usable = std::min<std::int64_t>(setting_.slots, std::ssize(slots_) - hung_);
   scheduler_.set_slots(static_cast<int>(std::max<std::int64_t>(1, usable)));
   auto admission = scheduler_.offer(request, now, running(now));
   request.predicted_us = admission.predicted_us + microseconds_between(request.arrival, now);
@@ -286,12 +293,9 @@ Status Model::explain_to(const Request& request, const Refusal& refusal) const {
   return status;
 }
 
-// With mutex_ held: true when the request goes on to admission; otherwise it waits for its turn, or the refusal says
-// why it does not.
-bool Model::enter_sequence(Request& request, TimePoint now, Status& refusal) {
-  if (sequences_ == nullptr || !admitting_) [[likely]] {
-    return true;
-  }
+// With mutex_ held, of a step of a sequence: true when the request goes on to admission; otherwise it waits for its
+// turn, or the refusal says why it does not.
+bool Model::has_turn(Request& request, TimePoint now, Status& refusal) {
   refusal = sequences_->enter(request, now);
   if (!refusal.ok()) return false;
   if (sequences_->has_turn(request)) return true;
@@ -344,12 +348,12 @@ void Model::take_turns(TimePoint now, std::vector<Refused>& refused) {
 
 // Addresses only, which stay as they are: nothing is read that the mutex guards.
 void Model::prefetch() const noexcept {
-  constexpr std::size_t kLine = 64;
-  const auto* from = reinterpret_cast<const char*>(&mutex_);
-  const auto* to = reinterpret_cast<const char*>(this + 1);
-  for (const auto* line = from; line < to; line += kLine) __builtin_prefetch(line);
-  __builtin_prefetch(slots_.data());
-  __builtin_prefetch(times_.estimates());
+  if (quick_) return;  // it leaves the caches alone
+  prefetch_lines(&mutex_, this + 1);
+  prefetch_lines(slots_.data(), slots_.data() + slots_.size());
+  const auto estimates = times_.estimates();
+  prefetch_lines(estimates.data(), estimates.data() + estimates.size());
+  prefetch_lines<2>(__start_admission, __stop_admission);  // code is of no use in the first cache for data
 }
 
 void Model::submit(Request& request) {
@@ -377,18 +381,24 @@ void Model::submit(Request& request) {
   bool wakes = false;
   {
     const std::lock_guard lock(mutex_);
-    if (enter_sequence(request, now, status)) {
+    scheduler_.prefetch(request);
+    if (sequences_ == nullptr || !admitting_ || has_turn(request, now, status)) [[likely]] {
       admission = admit(request, now, slot, status);
-      wakes = slot < 0 && !put_off() && calls_worker();
+      wakes = slot < 0 && !(gathers_ && put_off()) && calls_worker();
     }
   }
   stats_.admission_ns.record(nanoseconds_between(now, Clock::now()));
   if (wakes) ready_.notify_one();  // a system call, and not under the lock that who wakes takes first
+  if (!admission.refusal.ok() && status.ok()) status = explain_to(request, admission.refusal);
+  tell(admission);
+  if (!status.ok()) return refuse(request, std::move(status));
+  if (slot >= 0) run(slot, {&request});
+}
+
+// Those who left the queue for another.
+void Model::tell(const Admission& admission) {
   if (admission.superseded != nullptr) supersede(*admission.superseded);
   if (auto* displaced = admission.displaced) refuse(*displaced, explain_to(*displaced, admission.displacement));
-  if (!status.ok()) return refuse(request, std::move(status));
-  if (!admission.refusal.ok()) return refuse(request, explain_to(request, admission.refusal));
-  if (slot >= 0) run(slot, {&request});
 }
 
 void Model::cancel(Request& request) {
@@ -441,10 +451,8 @@ void Model::learn(const Request& request, TimePoint ended, bool missed) {
 
 // With mutex_ held: true when this thread will look at the queue itself, so that no worker need be woken for it.
 bool Model::put_off() {
-  auto* round = gathers_ ? Round::current() : nullptr;
-  if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) [[likely]] {
-    return false;
-  }
+  auto* round = Round::current();
+  if (round == nullptr || weak_from_this().expired() || scheduler_.empty()) return false;
   round->put_off(weak_from_this());
   return true;
 }
@@ -535,6 +543,8 @@ TimePoint Model::give_up_hung_runs(TimePoint now, std::vector<Request*>& given_u
       continue;
     }
     slot.abandoned = true;
+    --in_use_;
+    ++hung_;
     given_up.insert(given_up.end(), requests.begin(), requests.end());
     requests.clear();
     failures_in_a_row_ = std::max(failures_in_a_row_ + 1, kFailuresMax);
@@ -593,6 +603,7 @@ void Model::run(int index, std::vector<Request*> requests) {
 // With mutex_ held.
 void Model::free_slot(int index, TimePoint now) {
   auto& slot = slots_[index];
+  --(slot.abandoned ? hung_ : in_use_);
   slot.busy = false;
   slot.abandoned = false;
   slot.free_since = now;

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "admission_code.h"
 #include "batch_memory.h"
 #include "model_config.h"
 #include "model_stats.h"
@@ -40,7 +41,7 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
 
   // Takes the request over: complete() will be called exactly once, maybe before this returns. A quick model runs it on
   // this thread, at once or, where batches pay and the thread has a Round, with all others of that.
-  [[gnu::hot]] void submit(Request& request);
+  STARLING_ADMISSION_CODE void submit(Request& request);
 
   // Runs batches of what waits, on this thread.
   void run_waiting() override;
@@ -111,23 +112,23 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
 
   bool steer(std::unique_lock<std::mutex>& lock, TimePoint now);
   PilotCounters count_for_pilot() const noexcept;
-  int slots_in_use() const noexcept;
   bool has_slot() const noexcept;
   int take_slot(std::size_t bucket, TimePoint now);
   void sleep(std::unique_lock<std::mutex>& lock, std::size_t worker, TimePoint until);
   void call_worker();
-  [[gnu::hot]] bool calls_worker();
-  [[gnu::hot]] Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
+  STARLING_ADMISSION_CODE bool calls_worker();
+  STARLING_ADMISSION_CODE Admission admit(Request& request, TimePoint now, int& slot, Status& closed);
   Status explain_to(const Request& request, const Refusal& refusal) const;
-  [[gnu::hot]] Admission offer(Request& request, TimePoint now);
-  [[gnu::hot]] bool enter_sequence(Request& request, TimePoint now, Status& refusal);
+  STARLING_ADMISSION_CODE Admission offer(Request& request, TimePoint now);
+  [[gnu::cold]] Status closed_status(TimePoint now);
+  bool has_turn(Request& request, TimePoint now, Status& refusal);
   void take_turns(TimePoint now, std::vector<Refused>& refused);
   bool is_settled() const noexcept;
   Status expired_status(const Request& request, TimePoint now) const;
-  [[gnu::hot]] Running running(TimePoint now) const;
+  STARLING_ADMISSION_CODE Running running(TimePoint now) const;
   Turn next_turn(TimePoint now);
   void take(Turn&& turn);
-  [[gnu::hot]] bool put_off();
+  bool put_off();
   void learn(const Request& request, TimePoint ended, bool missed = false);
   void work(std::size_t worker);
   TimePoint give_up_hung_runs(TimePoint now, std::vector<Request*>& given_up);
@@ -140,6 +141,7 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   RunTime run_time_of(const Request& request) const;
   void dispose(const Purged& purged);
   void supersede(Request& request);
+  void tell(const Admission& admission);
 
   const std::uint64_t id_;
   ModelConfig config_;
@@ -147,13 +149,12 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   ModelStats stats_;
   std::vector<std::unique_ptr<BucketStats>> bucket_stats_;
   std::unique_ptr<Pilot> pilot_;
-  bool quick_ = false;    // a run costs less than handing it to another thread; fixed after warm_up
-  bool gathers_ = false;  // a quick one that is quicker still for rows that come together
-
   std::condition_variable ready_;    // work for a worker, or stopping
   std::condition_variable settled_;  // nothing queued and every slot free
   // Side by side, because admission reads it all and finds caches cold.
   alignas(64) mutable std::mutex mutex_;
+  bool quick_ = false;     // a run costs less than handing it to another thread; fixed after warm_up
+  bool gathers_ = false;   // a quick one that is quicker still for rows that come together; fixed after warm_up
   bool admitting_ = true;  // guarded by mutex_, as all below
   bool stopping_ = false;
   bool called_ = false;  // a worker was woken and has not looked yet
@@ -161,6 +162,8 @@ class Model final : public Round::Work, public std::enable_shared_from_this<Mode
   std::unique_ptr<Sequences> sequences_;  // null for a model that keeps no state
   TimePoint first_wake_;                  // when the first worker that sleeps wakes by itself
   QueueSetting setting_;
+  int in_use_ = 0;  // slots with runs that will end
+  int hung_ = 0;    // slots that the watchdog gave up
   std::vector<Slot> slots_;
   std::vector<int> free_slots_;
   ExecutionTime times_;

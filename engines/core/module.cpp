@@ -354,14 +354,16 @@ SimulationReport run_simulation(const Arrivals& arrivals, const SimulationOption
 }
 
 Outcomes to_rows(const std::vector<SimulatedOutcome>& outcomes) {
-  auto* rows = new std::vector<std::array<std::int64_t, 5>>;  // NOLINT: owned by the capsule
-  const nb::capsule owner(rows, [](void* p) noexcept { delete static_cast<decltype(rows)>(p); });
+  using Rows = std::vector<std::array<std::int64_t, 5>>;
+  auto rows = std::make_unique<Rows>();
   rows->reserve(outcomes.size());
   for (const auto& outcome : outcomes) {
     rows->push_back({static_cast<std::int64_t>(outcome.reason), outcome.start_us, outcome.end_us, outcome.predicted_us,
                      outcome.batch_rows});
   }
-  return Outcomes(rows->data(), {rows->size(), 5}, owner);
+  const nb::capsule owner(rows.get(), [](void* p) noexcept { std::unique_ptr<Rows>(static_cast<Rows*>(p)); });
+  auto& owned = *rows.release();
+  return Outcomes(owned.data(), {owned.size(), 5}, owner);
 }
 
 Outcomes simulate_rows(const Arrivals& arrivals, const std::vector<std::int64_t>& bucket_rows,

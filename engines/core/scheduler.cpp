@@ -83,7 +83,6 @@ std::int64_t Scheduler::quantum_us() const noexcept {
 }
 
 Request* Scheduler::queued_frame_of(const Request& request) const {
-  if (fifo() || request.stream_id.empty()) return nullptr;
   const auto it = frames_.find(request.stream_key());
   return it == frames_.end() ? nullptr : it->second;
 }
@@ -189,7 +188,7 @@ Refusal Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& pr
 Admission Scheduler::offer(Request& request, TimePoint now, const Running& running) {
   Admission admission;
   request.due = due_of(request);
-  Request* leaving = queued_frame_of(request);
+  Request* leaving = fifo() || request.stream_id.empty() ? nullptr : queued_frame_of(request);
   if (leaving != nullptr && leaving->sequence >= request.sequence) [[unlikely]] {
     admission.refusal = refuse(request, Reason::kSuperseded, 0, now);
     return admission;
@@ -218,17 +217,22 @@ Admission Scheduler::offer(Request& request, TimePoint now, const Running& runni
     admission.refusal = refuse(request, Reason::kDeadlineUnmeetable, promised_us, now);
     return admission;
   }
-  if (leaving != nullptr) [[unlikely]] {
+  if (leaving != nullptr || crowd != nullptr) clear_place(admission, leaving, crowd, now);
+  push(request, place);
+  return admission;
+}
+
+// For a request that comes in their stead.
+void Scheduler::clear_place(Admission& admission, Request* leaving, Request* crowd, TimePoint now) {
+  if (leaving != nullptr) {
     erase(*leaving);
     admission.superseded = leaving;
   }
-  if (crowd != nullptr) [[unlikely]] {
+  if (crowd != nullptr) {
     admission.displacement = refuse(*crowd, Reason::kQueueFull, crowd->predicted_us, now);
     admission.displaced = crowd;
     erase(*crowd);
   }
-  push(request, place);
-  return admission;
 }
 
 void Scheduler::learn(const Request& request, std::int64_t late_us) noexcept {
@@ -267,7 +271,7 @@ void Scheduler::push(Request& request, Place& place) {
   if (!request.stream_id.empty()) frames_[request.stream_key()] = &request;
 }
 
-void Scheduler::erase(Request& request) {
+Scheduler::Tenant& Scheduler::erase(Request& request) {
   const auto place = place_of(request);
   auto& tenant = *place.tenant;
   tenant.queue.erase(key_of(request));
@@ -279,9 +283,11 @@ void Scheduler::erase(Request& request) {
   size_bytes_ -= request.size_bytes;
   request.queued_in_ = nullptr;
   next_deadline_left_ = next_deadline_left_ || request.deadline == next_deadline_;
-  if (request.stream_id.empty()) return;
-  const auto frame = frames_.find(request.stream_key());
-  if (frame != frames_.end() && frame->second == &request) frames_.erase(frame);
+  if (!request.stream_id.empty()) {
+    const auto frame = frames_.find(request.stream_key());
+    if (frame != frames_.end() && frame->second == &request) frames_.erase(frame);
+  }
+  return tenant;
 }
 
 bool Scheduler::remove(Request& request) {
@@ -446,9 +452,8 @@ Dispatch Scheduler::next(TimePoint now) {
   last_start_ = now;
   const auto run_us = times_.run_time(dispatch.bucket).median_us;
   for (Request* request : dispatch.requests) {
-    place_of(*request).tenant->credit_us -= std::max<std::int64_t>(1, run_us * request->rows / rows);
     classes_[band_of(*request)].passed_since = now;
-    erase(*request);
+    erase(*request).credit_us -= std::max<std::int64_t>(1, run_us * request->rows / rows);
   }
   return dispatch;
 }

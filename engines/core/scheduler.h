@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "admission_code.h"
 #include "execution_time.h"
 #include "promise_margin.h"
 #include "request.h"
@@ -108,11 +109,13 @@ class Scheduler {
 
   // Begins to fetch the tenants of its class, which offer() begins with.
   void prefetch(const Request& request) const noexcept {
-    __builtin_prefetch(classes_[band_of(request)].tenants.data());
+    const auto* tenants = classes_[band_of(request)].tenants.data();
+    __builtin_prefetch(tenants);
+    __builtin_prefetch(tenants + 1);
   }
 
   // Takes the request or says why not. Does not touch a superseded request's memory afterwards.
-  [[gnu::hot]] Admission offer(Request& request, TimePoint now, const Running& running);
+  STARLING_ADMISSION_CODE Admission offer(Request& request, TimePoint now, const Running& running);
 
   // The check of `offer` without queueing, for a request that would run at once on an idle slot.
   Refusal check_alone(Request& request, TimePoint now, std::int64_t& predicted_us);
@@ -138,7 +141,7 @@ class Scheduler {
   std::vector<Request*> drain();
 
   // The earliest deadline of a queued request; max() when there is none.
-  [[gnu::hot]] TimePoint next_deadline() noexcept;
+  STARLING_ADMISSION_CODE TimePoint next_deadline() noexcept;
 
   std::size_t size() const noexcept { return size_; }
   bool empty() const noexcept { return size_ == 0; }
@@ -182,18 +185,18 @@ class Scheduler {
   TimePoint due_of(const Request& request) const noexcept;
   int band_of(const Request& request) const noexcept;
   std::string_view payer_of(const Request& request) const noexcept;
-  [[gnu::hot]] Place place_of(const Request& request);
+  STARLING_ADMISSION_CODE Place place_of(const Request& request);
   QueueKey key_of(const Request& request) const noexcept;
-  Request* queued_frame_of(const Request& request) const;
+  STARLING_ADMISSION_CODE Request* queued_frame_of(const Request& request) const;
   std::int64_t quantum_us() const noexcept;
 
-  [[gnu::hot]] Ahead ahead_of(const Request& request, const Place& place, const Request* leaving) const;
+  STARLING_ADMISSION_CODE Ahead ahead_of(const Request& request, const Place& place, const Request* leaving) const;
   std::int64_t share_us(std::int64_t us) const noexcept;
-  [[gnu::hot]] bool breaks_a_promise(const Request& request, const Place& place, const Request* leaving,
-                                     std::int64_t ahead_us, TimePoint now) const;
+  STARLING_ADMISSION_CODE bool breaks_a_promise(const Request& request, const Place& place, const Request* leaving,
+                                                std::int64_t ahead_us, TimePoint now) const;
   Refusal refuse(const Request& request, Reason reason, std::int64_t predicted_us, TimePoint now) const;
 
-  [[gnu::hot]] bool is_full_for(const Request& request, const Request* leaving) const noexcept;
+  STARLING_ADMISSION_CODE bool is_full_for(const Request& request, const Request* leaving) const noexcept;
   Request* crowding_out(const Place& place) const;
   bool may_probe(TimePoint now, bool idle) const noexcept;
   Class& class_to_serve(TimePoint now);
@@ -204,9 +207,10 @@ class Scheduler {
   std::vector<Request*> companions(Request& first) const;
   std::size_t choose_bucket(const std::vector<Request*>& joining, TimePoint now) const;
 
+  [[gnu::cold]] void clear_place(Admission& admission, Request* leaving, Request* crowd, TimePoint now);
   [[gnu::cold]] void add_tenant(const Request& request, Place& place);
-  [[gnu::hot]] void push(Request& request, Place& place);
-  void erase(Request& request);
+  STARLING_ADMISSION_CODE void push(Request& request, Place& place);
+  Tenant& erase(Request& request);  // whose it was
 
   SchedulerOptions options_;
   const ExecutionTime& times_;
