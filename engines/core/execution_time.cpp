@@ -1,6 +1,7 @@
 #include "execution_time.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace starling {
 namespace {
@@ -9,24 +10,58 @@ namespace {
 constexpr std::size_t kEstimateEvery = 8;
 // After this many runs of others a bucket's own estimate is out of date.
 constexpr std::size_t kStaleAfter = 2048;
+// Runs after which a bucket says how fast the machine is.
+constexpr std::size_t kKnownAfter = 4;
+// Relative changes of less than this are nothing but the grain of the clock.
+constexpr double kGrainUs = 10;
+// A change of pace beyond this share makes what was measured before another machine's.
+constexpr double kPaceChange = 0.1;
 // Of a row's engine time, what a larger batch must leave of it to pay.
 constexpr double kPays = 0.9;
+
+std::int64_t scaled(std::int64_t us, double times) noexcept { return std::llround(static_cast<double>(us) * times); }
 
 }  // namespace
 
 ExecutionTime::ExecutionTime(std::span<const std::int64_t> buckets)
     : estimates_(buckets.size()), buckets_(buckets.size()) {
-  for (std::size_t i = 0; i < buckets.size(); ++i) estimates_[i].rows = buckets[i];
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    estimates_[i].rows = buckets[i];
+    buckets_[i].medians_then.resize(buckets.size());
+  }
 }
 
 void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
   auto& bucket = buckets_[index];
+  if (index != latest_) catch_up(bucket);
+  latest_ = index;
   bucket.window[bucket.count % kWindow] = run_us;
   ++bucket.count;
   bucket.latest = ++runs_;
   if (bucket.count > kEstimateEvery && bucket.count % kEstimateEvery != 0) return;
   estimate(bucket);
+  if (bucket.count == kKnownAfter) {
+    for (auto& other : buckets_) other.medians_then[index] = bucket.own.median_us;
+  }
   reconcile();
+}
+
+// How many times slower the machine is than when the bucket last ran, as the one says that ran since.
+double ExecutionTime::pace_since(const Bucket& bucket) const noexcept {
+  const auto then = bucket.medians_then[latest_];
+  if (then == 0 || &bucket == &buckets_[latest_]) return 1;
+  return (static_cast<double>(buckets_[latest_].own.median_us) + kGrainUs) / (static_cast<double>(then) + kGrainUs);
+}
+
+// What was measured before others ran, at the pace of now.
+void ExecutionTime::catch_up(Bucket& bucket) {
+  if (const auto pace = pace_since(bucket); std::abs(pace - 1) > kPaceChange) {
+    for (auto& run_us : bucket.window) run_us = scaled(run_us, pace);
+    bucket.own = {scaled(bucket.own.median_us, pace), scaled(bucket.own.high_us, pace)};
+  }
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    bucket.medians_then[i] = buckets_[i].count >= kKnownAfter ? buckets_[i].own.median_us : 0;
+  }
 }
 
 // From the largest bucket down: one without a window of its own recent runs takes no longer than the next larger one,
@@ -37,7 +72,8 @@ void ExecutionTime::reconcile() {
     const auto& bucket = buckets_[i];
     if (bucket.count == 0) continue;
     auto& now = estimates_[i].now;
-    now = bucket.own;
+    const auto pace = pace_since(bucket);
+    now = {scaled(bucket.own.median_us, pace), scaled(bucket.own.high_us, pace)};
     const bool proven = bucket.count >= kWindow && runs_ - bucket.latest < kStaleAfter;
     if (larger != nullptr && !proven) {
       now = {std::min(now.median_us, larger->median_us), std::min(now.high_us, larger->high_us)};

@@ -19,7 +19,9 @@ struct RunTime {
 // Estimates from a window of the last 64 runs a bucket. A few slow runs (a noisy neighbour) leave the median alone
 // and move the high quantile only while they make up a tenth of the window; a lasting change is adopted within half
 // a window. A bucket that is believed to take longer than a larger one is never chosen, so nothing would correct it:
-// unless its own recent runs say so it is taken to be as quick as the larger one. Not thread-safe; pure: no clock.
+// unless its own recent runs say so it is taken to be as quick as the larger one. One that does not run is taken to
+// have become slower or quicker by as much as the one that does: else a neighbour that comes would make every other
+// batch look cheap. Not thread-safe; pure: no clock.
 //
 // A larger bucket pays when it saves a row at least a tenth of the engine time: its requests are all answered when the
 // last of them would be alone, and a few percent are noise. Convnets gain nothing from batches on a CPU.
@@ -69,11 +71,14 @@ class ExecutionTime {
  private:
   struct Bucket {
     std::array<std::int64_t, kWindow> window{};
-    std::size_t count = 0;   // runs ever seen
-    std::size_t latest = 0;  // number of its last run among those of all buckets
-    RunTime own;             // of its window
+    std::size_t count = 0;                   // runs ever seen
+    std::size_t latest = 0;                  // number of its last run among those of all buckets
+    RunTime own;                             // of its window
+    std::vector<std::int64_t> medians_then;  // of each bucket, when this one ran; 0: unknown
   };
 
+  double pace_since(const Bucket& bucket) const noexcept;
+  void catch_up(Bucket& bucket);
   static void estimate(Bucket& bucket);
   void reconcile();
   void find_what_pays();
@@ -82,7 +87,8 @@ class ExecutionTime {
 
   std::vector<Estimate> estimates_;
   std::vector<Bucket> buckets_;
-  std::size_t runs_ = 0;  // of all buckets
+  std::size_t runs_ = 0;    // of all buckets
+  std::size_t latest_ = 0;  // the bucket that ran last
 };
 
 }  // namespace starling

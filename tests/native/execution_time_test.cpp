@@ -87,6 +87,35 @@ TEST(ExecutionTime, LargerBucketPaysWhereARowIsATenthQuicker) {
   EXPECT_EQ(convnet.backlog_us(2), 40'000);
 }
 
+// A neighbour comes and goes while single frames run, and nothing else.
+TEST(ExecutionTime, BucketThatDoesNotRunKeepsPaceWithTheOneThatDoes) {
+  ExecutionTime times(kConvnet);
+  for (std::size_t b = 0; b < 3; ++b) {
+    for (int i = 0; i < 5; ++i) times.observe(b, 20'000 * kConvnet[b]);
+  }
+  for (int i = 0; i < 64; ++i) times.observe(0, 50'000);
+  EXPECT_NEAR(times.run_time(1).median_us, 100'000, 100);
+  EXPECT_NEAR(times.run_time(2).high_us, 200'000, 200);
+  EXPECT_FALSE(times.pays(1));
+  // What it remembers is of the present pace too, once it runs.
+  times.observe(1, 100'000);
+  times.observe(0, 50'000);
+  EXPECT_NEAR(times.run_time(1).median_us, 100'000, 100);
+  for (int i = 0; i < 64; ++i) times.observe(0, 20'000);
+  EXPECT_NEAR(times.run_time(1).median_us, 40'000, 100);
+  EXPECT_NEAR(times.run_time(2).median_us, 80'000, 100);
+}
+
+TEST(ExecutionTime, GrainOfTheClockIsNoChangeOfPace) {
+  static constexpr std::int64_t kRows[] = {1, 8};
+  ExecutionTime times(kRows);
+  for (int i = 0; i < 64; ++i) times.observe(0, 1);
+  for (int i = 0; i < 64; ++i) times.observe(1, 5);
+  for (int i = 0; i < 64; ++i) times.observe(0, 2);  // twice as long
+  EXPECT_EQ(times.run_time(1).median_us, 5);
+  EXPECT_TRUE(times.pays(1));
+}
+
 TEST(ExecutionTime, RequestLargerThanEveryBucketGetsTheLargest) {
   const auto times = tiny_net();
   EXPECT_EQ(times.bucket_for(2), 1U);

@@ -273,6 +273,16 @@ def test_promises_are_kept_beside_a_neighbour_that_comes_and_goes(load: float, s
     assert kept >= 0.8 * 20 * machine.capacity * (1 + 1 / factor) / 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_neighbour_makes_no_batch_look_cheap(seed: int) -> None:
+    # Every other second runs take two and a half times as long; of pairs nothing was seen since the start.
+    there = [(1_000_000 * n, 2.5 if n % 2 else 1.0) for n in range(10)]
+    machine = flown.Machine(run_us=10_000, buckets=(1, 2, 4), slots=1, seed=seed, slowdowns=tuple(there))
+    arrivals = flown.arrive_in_steps(seed, [(machine.capacity, 10.0)], budget_us=100_000)
+    flight = machine.fly(arrivals, 80_000, "off")
+    assert max(rows for *_, rows in flight.endings) == 1
+
+
 @many
 @given(scenarios(machines(delay=False)))
 def test_work_is_conserved(scenario: Scenario) -> None:
