@@ -88,7 +88,10 @@ async def run(rig: Rig) -> Result:
             }
             for name in targets:
                 shares[trace, load, name].append(_rate(outcomes[name]) / capacity)
-                rows.append(_row(trace, load, name, outcomes[name], capacity))
+                row = _row(trace, load, name, outcomes[name], capacity)
+                if row["failed"]:
+                    notes.append(f"{name} failed at {load:g}x, {trace}: {outcomes[name]['first_error']}")
+                rows.append(row)
     expired = await read_counter(targets[_OURS].child, "starling_expired_executed_total")
     admission_us = await read_counter(targets[_OURS].child, "starling_admission_seconds_p50") * 1e6
     return Result(name="goodput", rows=rows, bars=_bars(shares, expired, admission_us), notes=notes)
