@@ -97,12 +97,6 @@ std::string thrown_by(const Step& step) {
 // The model that this thread runs a batch of, to look at its queue again right after.
 thread_local const Model* running_here = nullptr;
 
-// Unless the status says it already.
-void add_fact(Status& status, std::string_view key, std::string value) {
-  const auto same = [&](const auto& fact) { return fact.first == key; };
-  if (std::none_of(status.facts.begin(), status.facts.end(), same)) status.facts.emplace_back(key, std::move(value));
-}
-
 Status cancelled_status() { return {Reason::kCancelled, "cancelled by the caller", 0, {}}; }
 
 Status late_status(const Request& request) {

@@ -1,6 +1,7 @@
 // Why a request was not answered, in the words every layer shares.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -56,6 +57,12 @@ struct Status {
 
   bool ok() const noexcept { return reason == Reason::kNone; }
 };
+
+// Unless the status says it already.
+inline void add_fact(Status& status, std::string_view key, std::string value) {
+  const auto same = [&](const auto& fact) { return fact.first == key; };
+  if (std::none_of(status.facts.begin(), status.facts.end(), same)) status.facts.emplace_back(key, std::move(value));
+}
 
 // Thrown while loading, never on the request path.
 class Error : public std::runtime_error {

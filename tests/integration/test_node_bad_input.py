@@ -135,6 +135,8 @@ def test_what_is_no_message_is_refused(channel: grpc.Channel, message: bytes, sa
     assert (refusal.code, refusal.reason) == INVALID
     assert refusal.text.startswith("malformed PredictRequest: ")
     assert says in refusal.text
+    assert refusal.facts["queue_us"] == "0"
+    assert refusal.facts["total_us"].isdigit()
 
 
 def test_inputs_of_different_batches_are_refused(channel: grpc.Channel) -> None:
@@ -165,7 +167,9 @@ def test_unknown_models_and_versions_are_named(channel: grpc.Channel, message: b
 
 def test_the_request_id_comes_back_with_the_refusal(channel: grpc.Channel) -> None:
     refusal = refused(lambda: raw_method(channel)(request(request_id="r-7", model_name="nobody"), timeout=10))
-    assert refusal.facts == {"model": "nobody", "node": "node-1", "request_id": "r-7"}
+    assert refusal.facts.keys() == {"model", "node", "request_id", "queue_us", "total_us"}
+    assert (refusal.facts["model"], refusal.facts["node"]) == ("nobody", "node-1")
+    assert refusal.facts["request_id"] == "r-7"
 
 
 def test_a_refusal_about_much_stays_within_the_limits_of_headers(channel: grpc.Channel) -> None:

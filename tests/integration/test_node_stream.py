@@ -66,6 +66,8 @@ def test_a_refusal_is_one_answer_and_the_stream_goes_on(channel: grpc.Channel) -
     assert "wants FP32[?, 64], got FP32[1, 63]" in errors[1].message
     assert not any(error.HasField("retry_delay") for error in errors)
     assert errors[0].facts["model"] == "nobody"
+    # Also of what reached no model it says where the time went.
+    assert all(error.facts["queue_us"].isdigit() and error.facts["total_us"].isdigit() for error in errors)
 
 
 def test_a_full_queue_inside_a_stream_carries_the_retry_delay(channel: grpc.Channel) -> None:

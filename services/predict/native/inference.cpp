@@ -47,16 +47,16 @@ void Inference::start(Status parsed, RequestView&& view, std::string payer, std:
   view_ = std::move(view);
   if (!parsed.ok()) {
     node_.malformed.fetch_add(1, std::memory_order_relaxed);
-    return refuse(parsed);
+    return turn_down(parsed);
   }
   if (node_.draining()) {
-    return refuse({Reason::kDraining,
-                   "node " + node_.name() + " is draining; send to another node",
-                   1000,
-                   {{"node", node_.name()}}});
+    return turn_down({Reason::kDraining,
+                      "node " + node_.name() + " is draining; send to another node",
+                      1000,
+                      {{"node", node_.name()}}});
   }
   inputs = std::move(view_.inputs);
-  if (auto status = open_regions(); !status.ok()) return refuse(status);
+  if (auto status = open_regions(); !status.ok()) return turn_down(std::move(status));
   for (const auto& input : inputs) size_bytes += input.size_bytes;
   node_.bytes_in.passed.fetch_add(size_bytes, std::memory_order_relaxed);
   if (view_.copied > 0) node_.bytes_in.copied.fetch_add(view_.copied, std::memory_order_relaxed);
@@ -90,7 +90,7 @@ void Inference::attempt(const std::string& model_name, std::int64_t version) {
     first_choice_ = found;
     if (answer_from_responses()) return;
     if (view_.cache && answer_from_frames(*view_.cache, {})) return;
-    if (auto status = open_sinks(); !status.ok()) return refuse(status);
+    if (auto status = open_sinks(); !status.ok()) return turn_down(std::move(status));
   }
   // This request may be gone before submit() returns; `found` keeps the model.
   found->submit(*this);
@@ -109,6 +109,15 @@ void Inference::complete(Result&& result) noexcept {
   send(answer);
 }
 
+// Says where the time went, unless a model has said it.
+void Inference::turn_down(Status status) {
+  if (status.reason != Reason::kCancelled) {  // whose caller hears nothing
+    add_fact(status, "queue_us", "0");
+    add_fact(status, "total_us", std::to_string(microseconds_between(arrival, Clock::now())));
+  }
+  refuse(status);  // this may be gone
+}
+
 // One step down, or the refusal of the first choice when there is none left.
 void Inference::next_alternative(Status why) {
   const bool worth_it = may_degrade(why.reason);
@@ -122,7 +131,7 @@ void Inference::next_alternative(Status why) {
     const bool last_value = alternative.kind == Alternative::Kind::kLastValue;
     if (answer_from_frames(alternative.cache, last_value ? "last_value" : "cached")) return;
   }
-  refuse(first_refusal_);
+  turn_down(std::move(first_refusal_));
 }
 
 // The frame cache compares pictures: one UINT8 [1, height, width, 3] input and a stream to compare within.
@@ -162,7 +171,7 @@ bool Inference::answer_from_responses() {
     if (input.source == nullptr) continue;
     auto bytes = std::make_shared<Buffer>(input.size_bytes);
     if (auto status = input.source->read({bytes->data(), bytes->size()}); !status.ok()) {
-      refuse(status);
+      turn_down(std::move(status));
       return true;
     }
     node_.bytes_in.copied.fetch_add(bytes->size(), std::memory_order_relaxed);
@@ -223,7 +232,11 @@ void Inference::send(Answer answer) {
       std::shared_ptr<const RegionBytes> bytes;
       auto status = node_.regions().find(*wanted.region, bytes);
       if (status.ok()) status = bytes->write(*output.spec, {output.buffer->data() + output.offset, output.size});
-      if (!status.ok()) return refuse(status);
+      if (!status.ok()) {
+        add_fact(status, "queue_us", std::to_string(answer.timing.queue_us));
+        add_fact(status, "compute_us", std::to_string(answer.timing.compute_us));
+        return turn_down(std::move(status));
+      }
       copied += output.size;
     }
   }

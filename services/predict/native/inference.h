@@ -34,6 +34,7 @@ class Inference : public Request {
 
  private:
   void attempt(const std::string& model_name, std::int64_t version);
+  void turn_down(Status status);
   void next_alternative(Status why);
   bool answer_from_frames(const CachePolicy& policy, std::string_view degraded_to);
   bool answer_from_responses();

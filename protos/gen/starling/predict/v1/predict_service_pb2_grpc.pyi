@@ -35,8 +35,8 @@ class PredictServiceStub:
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
-    Its metadata says of each request that a model refused where the time went, in the words of Timing: `queue_us`, `total_us`,
-    `predicted_us` where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
+    Its metadata says of each refused request where the time went, in the words of Timing: `queue_us`, `total_us`, `predicted_us`
+    where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
     """
 
     @_typing.overload
@@ -62,8 +62,8 @@ class PredictServiceAsyncStub(PredictServiceStub):
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
-    Its metadata says of each request that a model refused where the time went, in the words of Timing: `queue_us`, `total_us`,
-    `predicted_us` where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
+    Its metadata says of each refused request where the time went, in the words of Timing: `queue_us`, `total_us`, `predicted_us`
+    where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -85,8 +85,8 @@ class PredictServiceServicer(metaclass=_abc_1.ABCMeta):
     `QUEUE_FULL` and `DEADLINE_UNMEETABLE` (RESOURCE_EXHAUSTED, with google.rpc.RetryInfo), `SUPERSEDED` (ABORTED: a newer
     frame of the stream took its place), `DEADLINE_PASSED` (DEADLINE_EXCEEDED),
     `DRAINING` (UNAVAILABLE), `ENGINE_FAILED` (INTERNAL).
-    Its metadata says of each request that a model refused where the time went, in the words of Timing: `queue_us`, `total_us`,
-    `predicted_us` where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
+    Its metadata says of each refused request where the time went, in the words of Timing: `queue_us`, `total_us`, `predicted_us`
+    where a completion was predicted, and `batch_wait_us`, `compute_us` and `batch_size` of what ran and failed.
     """
 
     @_abc_1.abstractmethod
