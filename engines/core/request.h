@@ -55,7 +55,7 @@ struct InputTensor {
 // Memory that outputs of a whole batch share; freed with the last response that refers to it.
 class Buffer {
  public:
-  explicit Buffer(std::size_t size) : bytes_(new std::uint8_t[size]), size_(size) {}
+  explicit Buffer(std::size_t size) : bytes_(std::make_unique_for_overwrite<std::uint8_t[]>(size)), size_(size) {}
   std::uint8_t* data() noexcept { return bytes_.get(); }
   const std::uint8_t* data() const noexcept { return bytes_.get(); }
   std::size_t size() const noexcept { return size_; }
