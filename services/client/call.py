@@ -12,12 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .channel import check_deadline
 from .client import Client
 from .draw import U8Image, draw_detections
 from .errors import InvalidInput, StarlingError
 from .models import ModelInfo
 from .report import build_json, find_top, get_labels, is_detector, print_prediction
-from .specs import read_inputs
+from .specs import build_inputs, read_specs
 from .tensors import get_texts
 from .tls import Tls
 from .values import Array, Prediction
@@ -43,9 +44,11 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options.out).expanduser() if options.out else None
     try:
         _check_out(out)
+        check_deadline(options.deadline_ms / 1e3)
+        specs = read_specs(options.input)  # what is wrong with them is known without asking anybody
         with Client(options.target, tls=_read_tls(options)) as client:
             model = _find_model(client, options.model, options.version)
-            inputs = read_inputs(options.input, model)
+            inputs = build_inputs(specs, model)
             prediction = client.predict(
                 options.model,
                 inputs,

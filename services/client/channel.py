@@ -52,10 +52,12 @@ def check_target(target: str) -> str:
     """Returns the target if a channel can be made for it.
 
     Raises:
-        InvalidInput: it is empty or no text.
+        InvalidInput: it is empty, no text, or has no port, for which gRPC would take that of the web.
     """
     if not isinstance(target, str) or not target.strip():
         raise InvalidInput(f"target is {target!r}; expected HOST:PORT such as 127.0.0.1:50051")
+    if ":" not in target:
+        raise InvalidInput(f"target {target!r} has no port; expected HOST:PORT such as {target.strip()}:50051")
     return target.strip()
 
 

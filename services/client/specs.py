@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +36,60 @@ _DTYPES = {
 _FORMS = "@photo.jpg, @array.npy, zeros:1x3x4:fp32 or a JSON list"
 
 
-def read_inputs(texts: Sequence[str], model: ModelInfo | None) -> dict[str, Array]:
-    """Returns the arrays that `NAME=SPEC` texts describe.
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One input as far as it can be read without knowing the model.
+
+    Attributes:
+        name: of the input; "" where it was left out.
+        text: what was written, without the name.
+        value: an array; or what JSON says, which takes the element type that the model wants.
+        is_json: which of the two.
+    """
+
+    name: str
+    text: str
+    value: Any
+    is_json: bool = False
+
+
+def read_specs(texts: Sequence[str]) -> list[Spec]:
+    """Returns what `NAME=SPEC` texts say, files read; asks nobody.
 
     Args:
         texts: one per input. The name may be left out where the model has one input.
-        model: gives names and, for JSON, element types; without it JSON is FP32.
 
     Raises:
         InvalidInput: a text cannot be read, says why and how to write it.
     """
-    known = {spec.name: spec for spec in model.inputs} if model is not None else {}
-    arrays: dict[str, Array] = {}
+    specs = []
     for text in texts:
         named = _NAMED.fullmatch(text)
-        name, spec = (named[1], named[2]) if named else (_get_only_name(text, list(known.values())), text)
+        name, rest = (named[1], named[2]) if named else ("", text)
+        try:
+            specs.append(_read_spec(name, rest))
+        except InvalidInput as error:
+            raise InvalidInput(f"input {name!r}: {error}" if name else str(error)) from error
+    return specs
+
+
+def build_inputs(specs: Sequence[Spec], model: ModelInfo | None) -> dict[str, Array]:
+    """Returns the arrays by the name of their input.
+
+    Args:
+        specs: what was read.
+        model: gives names and, for JSON, element types; without it JSON is FP32.
+
+    Raises:
+        InvalidInput: a name is missing or given twice, or JSON is no array of the model's element type.
+    """
+    known = {info.name: info for info in model.inputs} if model is not None else {}
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        name = spec.name or _get_only_name(spec.text, list(known.values()))
         if name in arrays:
             raise InvalidInput(f"input {name!r} is given twice; give each input once")
-        try:
-            arrays[name] = _read_array(spec, known.get(name))
-        except InvalidInput as error:
-            raise InvalidInput(f"input {name!r}: {error}") from error
+        arrays[name] = _build_array(spec, name, known.get(name)) if spec.is_json else spec.value
     return arrays
 
 
@@ -66,15 +100,18 @@ def _get_only_name(text: str, inputs: Sequence[TensorInfo]) -> str:
     raise InvalidInput(f"{text!r} has no name; write NAME={text}; the model's inputs are: {names}")
 
 
-def _read_array(spec: str, info: TensorInfo | None) -> Array:
-    if spec.startswith("@"):
-        path = Path(spec[1:]).expanduser()
+def _read_spec(name: str, text: str) -> Spec:
+    if text.startswith("@"):
+        path = Path(text[1:]).expanduser()
         if not path.is_file():
             raise InvalidInput(f"there is no file {path}")
-        return _read_numpy(path) if path.suffix == ".npy" else _read_picture(path)
-    if spec.startswith("zeros:"):
-        return _build_zeros(spec)
-    return _read_json(spec, info)
+        return Spec(name, text, _read_numpy(path) if path.suffix == ".npy" else _read_picture(path))
+    if text.startswith("zeros:"):
+        return Spec(name, text, _build_zeros(text))
+    try:
+        return Spec(name, text, json.loads(text), is_json=True)
+    except ValueError as error:
+        raise InvalidInput(f"{text[:60]!r} is none of {_FORMS}: {error}") from error
 
 
 def _read_picture(path: Path) -> Array:
@@ -109,13 +146,9 @@ def _build_zeros(spec: str) -> Array:
         raise InvalidInput(f"{spec!r} makes no array: {error}") from error
 
 
-def _read_json(spec: str, info: TensorInfo | None) -> Array:
-    try:
-        value = json.loads(spec)
-    except ValueError as error:
-        raise InvalidInput(f"{spec[:60]!r} is none of {_FORMS}: {error}") from error
+def _build_array(spec: Spec, name: str, info: TensorInfo | None) -> Array:
     kind = info.data_type if info is not None else "FP32"
     try:
-        return np.asarray(value, np.dtype(_DTYPES.get(kind, "f4")))
+        return np.asarray(spec.value, np.dtype(_DTYPES.get(kind, "f4")))
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"{spec[:60]!r} is no {kind} array: {error}") from error
+        raise InvalidInput(f"input {name!r}: {spec.text[:60]!r} is no {kind} array: {error}") from error

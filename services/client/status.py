@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,6 +46,7 @@ _BY_STATUS: dict[str, type[StarlingError]] = {
     "INTERNAL": errors.InternalError,
     "DATA_LOSS": errors.InternalError,
 }
+_NO_ADDRESS = re.compile(r"^failed to connect to all addresses; last error: [A-Z_]+: ")  # gRPC's, before the cause
 _STATUS_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -97,7 +99,9 @@ def translate_rpc_error(error: grpc.RpcError, *, target: str, deadline_s: float)
         text = f"no answer from {target} within {deadline_s:.3g} s; allow more time or send less"
         return build_error(status, text, reason="DEADLINE_PASSED")
     if status == "UNAVAILABLE":
-        text = f"cannot reach {target}: {text}; check the address and that it is up"
+        text = f"cannot reach {target}: {_NO_ADDRESS.sub('', text)}; check the address and that it is up"
+    if status == "UNIMPLEMENTED":
+        text = f"{target} answers gRPC and does not know this call ({text}); expected a gateway or a node there"
     return build_error(status, text or f"{target} ended the call with {status}")
 
 

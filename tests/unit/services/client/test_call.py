@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from starling.tensor.v1.tensor_pb2 import DataType, Tensor, TensorSpec
 
 from services.client import InvalidInput, ModelInfo, ModelState, TensorInfo
 from services.client.call import main
-from services.client.specs import read_inputs
+from services.client.specs import build_inputs, read_specs
 from services.client.values import Array
 
 from .conftest import FakeNode, Serve, abort
@@ -188,6 +189,23 @@ def test_a_wrong_command_line_is_explained(call: Call, tmp_path: Path, argv: lis
     assert says in errors
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--input", "frame=@no-such.jpg"], "input 'frame': there is no file no-such.jpg"),
+        (["--input", "@no-such.jpg"], "starling call: there is no file no-such.jpg"),
+        (["--input", "x=[1"], "input 'x': '[1' is none of"),
+        (["--input", "x=[1]", "--deadline-ms", "-5"], "deadline_s is -0.005"),
+        (["--input", "x=[1]", "--target", "localhost"], "target 'localhost' has no port"),
+    ],
+)
+def test_what_is_wrong_with_the_command_line_is_said_without_asking_anybody(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["m", "--target", "127.0.0.1:1", *flags]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_a_step_of_a_sequence_says_so(call: Call, node: FakeNode) -> None:
     step = ("policy", "--input", "obs=zeros:1x22:fp32", "--input", "h=zeros:1x16:fp32", "--sequence-id", "drone-7")
     for flags in (("--sequence-start",), (), ("--sequence-end",)):
@@ -223,7 +241,20 @@ def test_a_deadline_that_can_not_be_met_is_explained(call: Call, node: FakeNode)
 def test_an_unknown_model_and_a_lost_gateway_end_with_1(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("resnet", "--input", "x=[1]")[0] == 1
     assert main(["m", "--input", "x=[1]", "--target", "127.0.0.1:1"]) == 1
-    assert "cannot reach 127.0.0.1:1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot reach 127.0.0.1:1: ipv4:127.0.0.1:1: Failed to connect" in said
+    assert "Connection refused; check the address and that it is up" in said
+
+
+def test_a_server_of_something_else_is_told_from_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert main(["m", "--input", "x=[1]", "--target", f"127.0.0.1:{port}"]) == 1
+    finally:
+        server.stop(None).wait(10)
+    assert f"127.0.0.1:{port} answers gRPC and does not know this call" in capsys.readouterr().err
 
 
 def test_a_peer_without_a_model_service_still_answers(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +290,7 @@ def test_names_may_hold_what_models_use() -> None:
         license="",
         engine_properties={},
     )
-    assert list(read_inputs(["input.1:0=[1]"], model)) == ["input.1:0"]
-    assert list(read_inputs(["zeros:1:fp32"], model)) == ["input.1:0"]
+    assert list(build_inputs(read_specs(["input.1:0=[1]"]), model)) == ["input.1:0"]
+    assert list(build_inputs(read_specs(["zeros:1:fp32"]), model)) == ["input.1:0"]
     with pytest.raises(InvalidInput, match="the model's inputs are: not known"):
-        read_inputs(["[1]"], None)
+        build_inputs(read_specs(["[1]"]), None)
