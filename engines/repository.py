@@ -316,10 +316,11 @@ class Repository:
     def _inside(self, path: Path) -> Path:
         """Returns `path` unless its real place is outside of the root."""
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise CorruptModel(
-                f"{path}: leads to {path.resolve()}, outside of the repository; copy the file instead of linking it",
-                path=str(path),
+            error = CorruptModel(
+                f"{path}: leads outside of the repository; copy the file instead of linking it", path=str(path)
             )
+            error.add_note(f"it leads to {path.resolve()}")
+            raise error
         return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -115,6 +116,7 @@ class NodeModels:
 
     def __init__(self, repository: Repository, registry: ModelRegistry) -> None:
         self._repository = repository
+        self._prefix = f"{repository.root}/"
         self._registry = registry
         self._changing = threading.Lock()
         self._states: dict[Key, tuple[State, str]] = {}
@@ -168,7 +170,8 @@ class NodeModels:
         found = self.loaded(name, version)
         if found:
             return found[-1]
-        missing = self._repository.find(name, version)
+        with self._files_named_from_here():
+            missing = self._repository.find(name, version)
         raise ModelNotReady(
             f"model {missing.name}:{missing.version} is in the repository but not loaded; load it first",
             model=missing.name,
@@ -181,8 +184,10 @@ class NodeModels:
         Raises:
             ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: and the state says FAILED.
         """
-        found = self._repository.find(name, version)
-        if self._make_ready(found):
+        with self._files_named_from_here():
+            found = self._repository.find(name, version)
+            changed = self._make_ready(found)
+        if changed:
             self.announce()
         return self.get(name, found.version)
 
@@ -195,8 +200,10 @@ class NodeModels:
         Raises:
             ModelNotFound, InvalidConfig, CorruptModel, EngineFailed: as `load`; later versions are not looked at.
         """
-        versions = self._repository.served_versions(name)
-        changed = [self._make_ready(self._repository.find(name, version), again=True) for version in versions or [0]]
+        with self._files_named_from_here():
+            versions = self._repository.served_versions(name)
+            found = (self._repository.find(name, version) for version in versions or [0])
+            changed = [self._make_ready(one, again=True) for one in found]
         if any(changed):
             self.announce()
         for one in self.loaded(name):
@@ -234,7 +241,7 @@ class NodeModels:
                 found.verify()
                 self._registry.load(native_config(found, self._repository.labels_of(found.config)))
             except Exception as error:
-                self._states[key] = (State.FAILED, str(error))
+                self._states[key] = (State.FAILED, self._tell(error))
                 _log.error("model %s:%d failed to load: %s", *key, describe_error(error))
                 raise
             self._loaded[key] = (found, stamp)
@@ -286,7 +293,8 @@ class NodeModels:
         if version == 0:
             version = max((v for n, v in ready if n == name), default=0)
         if version == 0 or (name, version) not in ready:
-            found = self._repository.find(name, version)
+            with self._files_named_from_here():
+                found = self._repository.find(name, version)
             return self._describe((name, found.version), ready, found, None)
         return self._look_up((name, version), ready)
 
@@ -316,7 +324,21 @@ class NodeModels:
                 error = problem
         # What is loaded keeps serving even when its files have gone bad since.
         failed = State.FAILED if native is None else state
-        return ModelStatus(*key, failed, message or str(error), native=native)
+        return ModelStatus(*key, failed, message or self._tell(error), native=native)
+
+    def _tell(self, error: object) -> str:
+        """Returns the text of an error as callers get it: files are named from the repository on."""
+        return str(error).replace(self._prefix, "")
+
+    @contextmanager
+    def _files_named_from_here(self) -> Iterator[None]:
+        """Lets errors name files from the repository on; callers of a node need not know its folders."""
+        try:
+            yield
+        except EngineError as error:
+            error.args = (self._tell(error),)
+            vars(error).update((k, self._tell(v)) for k, v in error.facts.items() if isinstance(v, str))
+            raise
 
 
 def _state_of(native: Mapping[str, Any] | None) -> tuple[State, str]:

@@ -52,7 +52,7 @@ class NodeProcess:
         self._settings = settings
         self._registry = ModelRegistry()
         self._models = NodeModels(
-            Repository(settings.repository, require_manifests=settings.require_manifests), self._registry
+            Repository(settings.repository.absolute(), require_manifests=settings.require_manifests), self._registry
         )
         self._certificates = CertificateFollower(settings.certificates) if settings.certificates else None
         self._tls = Tls(**_pem(self._certificates), clients=list(settings.tls_client)) if self._certificates else None
@@ -94,7 +94,8 @@ class NodeProcess:
         """Answers what is admitted within the grace, then closes every port."""
         if self._registration is not None:
             self._registration.close()  # gateways look elsewhere before we begin to refuse
-        _log.info("draining %r", self._server)
+        if error is None:  # who could not start has nothing to drain
+            _log.info("draining %r", self._server)
         cut_off = self._server.drain(self._settings.grace_s)
         self._control.close()
         if self._autopilot_log is not None:

@@ -283,7 +283,7 @@ def test_a_version_that_cannot_be_loaded_is_failed_until_it_can(client: Client, 
     with pytest.raises(FailedPrecondition, match="not a readable model") as caught:
         client.load("broken")
     assert (caught.value.reason, client.model("broken").state) == ("CORRUPT_MODEL", ModelState.FAILED)
-    assert "not a readable model" in client.model("broken").status_message
+    assert client.model("broken").status_message.startswith("broken/1/model.onnx: not a readable model")
     publish(models, plus_one("broken"), onnx_file=build_plus_one())
     assert client.load("broken").state is ModelState.READY
     (models / "slow" / "config.pbtxt").write_text('name: "slow" backend: 7\n')
@@ -292,6 +292,28 @@ def test_a_version_that_cannot_be_loaded_is_failed_until_it_can(client: Client, 
         client.load("slow")
     assert caught.value.reason == "INVALID_CONFIG"
     assert caught.value.metadata["line"] == "1"
+
+
+def test_callers_are_told_files_by_their_place_in_the_repository(
+    own: RunningNode, client: Client, models: Path, tmp_path: Path
+) -> None:
+    for name in ("cut", "linked"):
+        publish(models, plus_one(name), onnx_file=build_plus_one())
+    (models / "cut" / "1" / "model.onnx").write_bytes(b"no graph")
+    (models / "linked" / "1" / "manifest.json").rename(tmp_path / "outside")
+    (models / "linked" / "1" / "manifest.json").symlink_to(tmp_path / "outside")
+    said = {}
+    for name in ("cut", "linked"):
+        with pytest.raises(FailedPrecondition) as caught:
+            client.load(name)
+        said[name] = [str(caught.value), *caught.value.metadata.values(), *map(str, client.models(name))]
+    (models / "slow" / "config.pbtxt").write_text("name: 3\n")
+    said["slow"] = [one.status_message for one in client.models("slow")]
+    assert said["cut"][0].startswith("cut/1/model.onnx: 8 bytes; expected ")
+    assert said["linked"][0].startswith("linked/1/manifest.json: leads outside of the repository; copy the file")
+    assert said["slow"][0].startswith("slow/config.pbtxt:1: ")
+    assert not [text for texts in said.values() for text in texts if str(tmp_path) in text]
+    assert f"{models}/cut/1/model.onnx: 8 bytes" in own.log
 
 
 def test_too_many_calls_at_once_are_refused_with_a_delay(own: RunningNode, client: Client, models: Path) -> None:
