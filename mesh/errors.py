@@ -52,17 +52,19 @@ class PortTaken(MeshError):
 
 
 class AddressUnusable(MeshError):
-    """The machine cannot listen on an address for another reason than a taken port."""
+    """The machine cannot listen on an address for another reason than a taken port.
+
+    Attributes:
+        address: HOST:PORT that cannot be listened on.
+        flag: setting that chooses another one.
+    """
 
     reason = "ADDRESS_UNUSABLE"
 
-    def __init__(self, address: str, flag: str, why: str) -> None:
+    def __init__(self, address: str, flag: str, why: str, expected: str, suggestion: str) -> None:
         self.address = address
         self.flag = flag
-        super().__init__(
-            f"cannot listen on {address}: {why}; expected an address of this machine, "
-            f"for instance `{flag} 127.0.0.1:50051`"
-        )
+        super().__init__(f"cannot listen on {address}: {why}; expected {expected}, for instance `{flag} {suggestion}`")
 
 
 class ProgramMissing(MeshError):

@@ -60,6 +60,11 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
 )
+_EXAMPLES = (
+    "starling control",
+    "starling control --listen 0.0.0.0:18000 --routes routes.json --node edge-7=edge@10.0.0.7:8001",
+    "starling control --kubernetes-service robots/nodes=edge",
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
         prog="starling control",
         description=f"{__doc__} Prints one line beginning "
         "with `ready` once nodes and gateways may connect. Agents are served on while it is down.",
+        examples=_EXAMPLES,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s control %(levelname)s %(message)s")
     asyncio.run(serve(settings))
@@ -160,7 +166,8 @@ def _listen(server: grpc.aio.Server, address: Address, tls: ServerTls | None) ->
             return server.add_insecure_port(str(address))
         return server.add_secure_port(str(address), tls.build_credentials())
     except RuntimeError as error:
-        raise AddressUnusable(str(address), "--listen", str(error)) from error
+        other = str(Address("127.0.0.1", address.port))
+        raise AddressUnusable(str(address), "--listen", str(error), "an address of this machine", other) from error
 
 
 async def _add_standard_services(server: grpc.aio.Server) -> None:

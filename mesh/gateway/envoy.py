@@ -23,6 +23,9 @@ from services.host import Address
 
 _ADMIN_TIMEOUT_S = 2.0
 _POLL_S = 0.02
+_PORT_MAX = 65535
+_PORTS_APART = 10  # the next one is often ours as well: the control plane's metrics, a node's
+_PRIVILEGED = 10_000
 
 
 def find_envoy(search: Sequence[str] | None = None) -> Path:
@@ -62,10 +65,21 @@ def check_listen(address: Address, flag: str) -> None:
             probe.bind((address.host, address.port))
             probe.listen(1)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise AddressUnusable(str(address), flag, error.strerror or str(error)) from error
-            other = address.with_port(address.port + 1 if address.port < 65535 else 0)
-            raise PortTaken(str(address), flag, str(other)) from error
+            raise explain_bind(error, address, flag) from error
+
+
+def explain_bind(error: OSError, address: Address, flag: str) -> PortTaken | AddressUnusable:
+    """Returns what to say when an address cannot be bound, with one that can be, in all likelihood."""
+    if error.errno == errno.EADDRINUSE:
+        return PortTaken(str(address), flag, str(_elsewhere(address, _PORTS_APART)))
+    expected, other = "an address of this machine", Address("127.0.0.1", address.port)
+    if error.errno == errno.EACCES:
+        expected, other = "a port that needs no rights, from 1024 on", _elsewhere(address, _PRIVILEGED)
+    return AddressUnusable(str(address), flag, error.strerror or str(error), expected, str(other))
+
+
+def _elsewhere(address: Address, further: int) -> Address:
+    return address.with_port(address.port + further if address.port + further <= _PORT_MAX else 0)
 
 
 def envoy_program(envoy: Path, bootstrap: Resource, run_dir: Path) -> Program:

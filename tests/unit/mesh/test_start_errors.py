@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from mesh.errors import AddressUnusable, EnvoyMissing, PortTaken
 from mesh.gateway import check_listen, find_envoy
+from mesh.gateway.envoy import explain_bind
 from services.host import Address
 
 
@@ -38,12 +40,22 @@ def test_a_taken_port_is_named_with_another_to_choose() -> None:
         with pytest.raises(PortTaken) as caught:
             check_listen(address, "--gateway")
     assert str(caught.value).startswith(f"cannot listen on {address}: another process has it; ")
-    assert "--gateway 127.0.0.1:" in str(caught.value)
+    other = address.with_port(address.port + 10 if address.port <= 65525 else 0)
+    assert f"`--gateway {other}`" in str(caught.value)
 
 
 def test_a_foreign_address_is_refused() -> None:
-    with pytest.raises(AddressUnusable, match="expected an address of this machine"):
-        check_listen(Address("203.0.113.1", 50051), "--gateway")
+    with pytest.raises(AddressUnusable) as caught:
+        check_listen(Address("203.0.113.1", 18000), "--listen")
+    assert str(caught.value).endswith("; expected an address of this machine, for instance `--listen 127.0.0.1:18000`")
+
+
+def test_a_port_that_needs_rights_comes_with_one_that_does_not() -> None:
+    error = explain_bind(OSError(errno.EACCES, "Permission denied"), Address("0.0.0.0", 443), "--listen")
+    assert str(error) == (
+        "cannot listen on 0.0.0.0:443: Permission denied; expected a port that needs no rights, from 1024 on, "
+        "for instance `--listen 0.0.0.0:10443`"
+    )
 
 
 def test_a_free_port_passes() -> None:
