@@ -80,6 +80,14 @@ def _run_command(command: Command, arguments: Sequence[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"starling {command.name}: cannot use {error.filename}: {error.strerror}; give another path, or mend it",
+            file=sys.stderr,
+        )
+        return _EXIT_FAILED
     except Exception as error:
         if not has_words(error):
             raise

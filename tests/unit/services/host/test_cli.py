@@ -33,6 +33,11 @@ def run_unknown_error(argv: Sequence[str]) -> int:
     raise LookupError("a bug")
 
 
+def run_into_a_file(argv: Sequence[str]) -> int:
+    Path("/dev/null/out").mkdir()
+    return 0
+
+
 def run_interrupted(argv: Sequence[str]) -> int:
     raise KeyboardInterrupt
 
@@ -43,6 +48,7 @@ COMMANDS = {
         "fine": run_ok,
         "unset": run_settings_error,
         "known": run_known_error,
+        "file": run_into_a_file,
         "bug": run_unknown_error,
         "stop": run_interrupted,
     }.items()
@@ -82,6 +88,7 @@ def test_a_command_gets_its_arguments_and_its_status_is_returned(run: Run, capsy
         (("quux",), 2, "no command 'quux'; expected one of: fine, unset"),
         (("unset",), 2, "starling x cannot start, 1 problem:\n  --a: found 'b'; expected c"),
         (("known",), 1, "starling known: too many"),
+        (("file",), 1, "starling file: cannot use /dev/null/out: Not a directory; give another path"),
         (("unbuilt",), 1, "starling unbuilt cannot start: No module named"),
         (("unwritten",), 1, "A part is not built or not installed; `make setup build`"),
         (("stop",), 130, "interrupted"),
