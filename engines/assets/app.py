@@ -22,6 +22,12 @@ from engines.assets.registries import RegistryClients
 from engines.errors import EngineError, ModelNotFound
 from engines.repository import ModelVersion, Repository
 
+_EPILOG = """examples:
+  starling models pull nanodet vtest
+  starling models list
+  starling models verify --repository /models
+"""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs `starling models` and returns its exit status: 0 done, 1 something failed, 2 wrong usage."""
@@ -36,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
             return _list(repository, cache, screen, default=arguments.repository is None)
         return _verify(repository, screen)
     except EngineError as error:
-        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        errors.print(f"[red]error[/] {escape(text)} [dim]({error.reason})[/]", highlight=False)
+        errors.print(f"starling models: {escape(_tell(error))} [dim]({error.reason})[/]", highlight=False)
         return 2 if isinstance(error, AssetPlanned) or error.status == "NOT_FOUND" else 1
     except KeyboardInterrupt:
         errors.print("interrupted; what was finished is kept, nothing is half-done")
@@ -45,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="starling models", description=__doc__, formatter_class=RichHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="starling models", description=__doc__, epilog=_EPILOG, formatter_class=RawDescriptionRichHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     width = max(map(len, CATALOGUE))
     names = "\n".join(f"  {asset.name:<{width}}  {asset.summary}" for asset in CATALOGUE.values())
@@ -80,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
 def _pull(arguments: argparse.Namespace, cache: Cache, screen: Console) -> int:
     names = list(CATALOGUE) if arguments.all else arguments.names
     if not names or (arguments.all and arguments.names):
-        print("starling models pull: give names of assets or --all, not both; see --help", file=sys.stderr)
+        print(
+            "starling models pull: give names of assets, or --all; `starling models pull --help` lists them",
+            file=sys.stderr,
+        )
         return 2
     for done in pull(names, cache, RegistryClients(), BarProgress(screen)):
         state = "[green]made[/]" if done.fresh else "[dim]there[/]"
@@ -106,7 +116,7 @@ def _list(repository: Repository, cache: Cache, screen: Console, *, default: boo
         errors = [entry.error for entry in found if entry.error]
         versions = ", ".join(str(entry.version) for entry in found if not entry.error)
         if errors:
-            table.add_row(name, versions, "", "", "", f"[red]{escape(str(errors[0]))}[/]")
+            table.add_row(name, versions, "", "", "", f"[red]{escape(_tell(errors[0]))}[/]")
         elif found[0].version:
             table.add_row(name, versions, *_describe(found[0].found))
     screen.print(table)
@@ -141,9 +151,14 @@ def _verify(repository: Repository, screen: Console) -> int:
             screen.print(f"[green]intact[/] {label}", highlight=False)
         else:
             broken += 1
-            screen.print(f"[red]broken[/] {label} {escape(str(error))}", highlight=False)
+            screen.print(f"[red]broken[/] {label} {escape(_tell(error))}", highlight=False)
     return 1 if broken else 0
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+def _tell(error: Exception) -> str:
+    """Returns the text of an error with its notes."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])

@@ -54,6 +54,11 @@ BENCHMARKS: Mapping[str, Callable[[Rig], Awaitable[Result]]] = {
     "testbed": testbed.run,
 }
 _ALL = "all"
+_EXAMPLES = (
+    "starling bench --list",
+    "starling bench unary",
+    "starling bench goodput tenants --out out/bench",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs benchmarks by name; returns 1 when a bar does not hold."""
     # `starling bench NAME` reads better than `--name NAME`; both work.
     words = name_words(argv, repeat("--name"))
-    settings = read_settings(BenchSettings, words, os.environ, prog="starling bench", description=__doc__ or "")
+    settings = read_settings(
+        BenchSettings, words, os.environ, prog="starling bench", description=__doc__ or "", examples=_EXAMPLES
+    )
     console = open_console()
     if settings.list or not settings.name:
         width = max(map(len, BENCHMARKS))

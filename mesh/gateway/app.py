@@ -27,6 +27,8 @@ from mesh.supervisor import Supervisor
 from services.host import Address, existing_dir, reachable_port, read_settings, setting
 from services.host.certificates import CertificateFiles, read_certificates
 
+_EXAMPLES = ("starling gateway --control 10.0.0.2:18000 --listen 0.0.0.0:50051 --name hall-2",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
@@ -82,6 +84,7 @@ def main(argv: Sequence[str]) -> int:
         prog="starling gateway",
         description=f"{__doc__} Prints one line beginning with `ready` once the control plane has told it where to "
         "send calls. While the control plane is away, it goes on with what it knows.",
+        examples=_EXAMPLES,
     )
     start = build_start(settings)
     if settings.show:

@@ -20,6 +20,10 @@ from services.host import at_least, between, each_of, name_words, read_settings,
 SETTLE_S_MAX = 6.0
 SWINGS_MAX = 10.0  # of the worst of 200 nodes; weights that chase each other turn 30 times
 HUNGRY_S_MAX = 20.0  # 0.6 requests a second reach the worst node on average
+_EXAMPLES = (
+    "starling simulate",
+    "starling simulate burst node-loss --scale 0.2",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
     """
     words = name_words(argv, repeat("--name"))
     about = f"{__doc__} Scenarios: {', '.join(SCENARIOS)}."
-    settings = read_settings(SimulateSettings, words, os.environ, prog="starling simulate", description=about)
+    settings = read_settings(
+        SimulateSettings, words, os.environ, prog="starling simulate", description=about, examples=_EXAMPLES
+    )
     console = open_console()
     verdicts: dict[str, tuple[Play, Verdict]] = {}
     for name in settings.name or tuple(SCENARIOS):

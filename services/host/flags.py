@@ -10,6 +10,8 @@ from typing import Any
 from services.host.problems import Problem
 from services.host.setting import SettingInfo
 
+_EXAMPLES = "examples:"
+
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser that reports instead of exiting."""
@@ -33,7 +35,7 @@ def name_words(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
 
 
 def parse_flags(
-    infos: Sequence[SettingInfo], argv: Sequence[str], *, prog: str, description: str
+    infos: Sequence[SettingInfo], argv: Sequence[str], *, prog: str, description: str, examples: Sequence[str] = ()
 ) -> tuple[dict[str, list[str]], list[Problem]]:
     """Returns the texts given per field, and what is wrong with the shape of the command line.
 
@@ -43,6 +45,7 @@ def parse_flags(
     parser = _Parser(
         prog=prog,
         description=description,
+        epilog="\n  ".join([_EXAMPLES, *examples]) if examples else None,
         allow_abbrev=False,
         formatter_class=_load_formatter,
     )
@@ -77,11 +80,17 @@ def parse_flags(
 
 def _load_formatter(prog: str) -> argparse.HelpFormatter:
     """Returns the help formatter; rich is imported only when help is printed."""
-    from rich_argparse import RichHelpFormatter
+    from rich.text import Text
+    from rich_argparse import RawDescriptionRichHelpFormatter, RichHelpFormatter
 
-    class Formatter(RichHelpFormatter):
+    class Formatter(RawDescriptionRichHelpFormatter):
         help_markup = False  # brackets in a help text are brackets
         text_markup = False
+
+        def _rich_fill_text(self, text: Text, width: int, indent: Text) -> Text:
+            keeps_lines = text.plain.startswith(_EXAMPLES)
+            fill = RawDescriptionRichHelpFormatter if keeps_lines else RichHelpFormatter
+            return fill._rich_fill_text(self, text, width, indent)
 
     return Formatter(prog, max_help_position=32)
 

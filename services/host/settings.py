@@ -37,7 +37,15 @@ __all__ = [
 S = TypeVar("S", bound=Settings)
 
 
-def read_settings(cls: type[S], argv: Sequence[str], environ: Mapping[str, str], *, prog: str, description: str) -> S:
+def read_settings(
+    cls: type[S],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    prog: str,
+    description: str,
+    examples: Sequence[str] = (),
+) -> S:
     """Returns the settings that flags, environment and defaults give, flags first.
 
     Args:
@@ -46,13 +54,14 @@ def read_settings(cls: type[S], argv: Sequence[str], environ: Mapping[str, str],
         environ: environment; only `STARLING_<env_prefix>_*` is read, and unknown names are refused.
         prog: how the command is called, for `--help` and errors.
         description: what it does, for `--help`, which prints and exits with 0.
+        examples: command lines for `--help`.
 
     Raises:
         SettingsError: lists every unknown, missing, malformed or contradictory setting.
         SystemExit: after `--help`.
     """
     infos = describe_settings(cls)
-    flags, problems = parse_flags(infos, argv, prog=prog, description=description)
+    flags, problems = parse_flags(infos, argv, prog=prog, description=description, examples=examples)
     problems.extend(_unknown_variables(infos, environ, f"STARLING_{cls.env_prefix}_"))
     values: dict[str, Any] = {}
     for info in infos:

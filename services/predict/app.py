@@ -18,10 +18,17 @@ _DESCRIPTION = (
     "Prints one line beginning with `ready` once every model is warm. SIGTERM drains."
 )
 
+_EXAMPLES = (
+    "starling node --repository ~/.cache/starling/models --model nanodet",
+    "starling node --repository /models --name edge-3 --grpc 10.0.0.7:8001 --control 10.0.0.2:18000",
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs a node until SIGTERM or SIGINT; returns 0 when every admitted request was answered."""
-    settings = read_settings(NodeSettings, argv, os.environ, prog="starling node", description=_DESCRIPTION)
+    settings = read_settings(
+        NodeSettings, argv, os.environ, prog="starling node", description=_DESCRIPTION, examples=_EXAMPLES
+    )
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,

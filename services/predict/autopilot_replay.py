@@ -39,6 +39,13 @@ class Action(StrEnum):
     REPLAY = "replay"
 
 
+_EXAMPLES = (
+    "starling node --repository /models --autopilot-log decisions.jsonl",
+    "starling autopilot replay decisions.jsonl",
+    "starling autopilot replay decisions.jsonl --slo-p99-ms 50",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySettings:
     """What `starling autopilot` needs to know."""
@@ -85,7 +92,9 @@ class Step:
 def main(argv: Sequence[str]) -> int:
     """Replays a log; returns 1 when a decision differs."""
     words = name_words(argv, ("--action", "--log"))
-    settings = read_settings(ReplaySettings, words, os.environ, prog="starling autopilot", description=__doc__ or "")
+    settings = read_settings(
+        ReplaySettings, words, os.environ, prog="starling autopilot", description=__doc__ or "", examples=_EXAMPLES
+    )
     slo_p99_us = None if settings.slo_p99_ms is None else max(1, round(settings.slo_p99_ms * 1000))
     steps = list(replay(settings.log, slo_p99_us))
     different = sum(not step.same for step in steps)
