@@ -35,6 +35,13 @@ from services.host import Address, above, existing_dir, name_words, reachable_po
 
 _TIMEOUT_S = 5.0
 _POLL_S = 0.2
+_EXAMPLES = (
+    "starling mesh status",
+    "starling mesh drain edge-1",
+    "starling mesh route nanodet --label stable=1@95 --label canary=2@5",
+    "starling mesh unroute nanodet",
+    "starling mesh status --control 10.0.0.2:18000 --certs out/certs/admin/admin",
+)
 
 
 def parse_label(text: str) -> Any:
@@ -138,7 +145,9 @@ def main(argv: Sequence[str]) -> int:
         ControlUnreachable, ControlRefused: says which control plane and why.
     """
     words = name_words(argv, ("--action", "--name"))
-    settings = read_settings(MeshSettings, words, os.environ, prog="starling mesh", description=__doc__ or "")
+    settings = read_settings(
+        MeshSettings, words, os.environ, prog="starling mesh", description=__doc__ or "", examples=_EXAMPLES
+    )
     console = Console(soft_wrap=not sys.stdout.isatty())
     with _connect(settings) as channel:
         try:
@@ -186,8 +195,21 @@ def _set_route(channel: grpc.Channel, settings: MeshSettings, console: Console) 
     route = control_service_pb2.ModelRoute(model_name=settings.name, labels=labels)
     response = stub.SetModelRoute(control_service_pb2.SetModelRouteRequest(route=route), timeout=_TIMEOUT_S)
     console.print(build_route(route), highlight=False)
+    mesh = stub.GetMesh(control_service_pb2.GetMeshRequest(), timeout=_TIMEOUT_S)
+    for text in find_unserved(route, mesh):
+        console.print(f"[yellow]![/] {text}", highlight=False)
     if not response.kept:
         console.print("until the control plane ends; `starling control --routes FILE` keeps it", highlight=False)
+
+
+def find_unserved(route: Any, mesh: Any) -> list[str]:
+    """Returns what no node can answer of a route, one sentence for each such version."""
+    ready = {one.version for node in mesh.nodes for one in node.models if one.name == route.model_name and one.ready}
+    return [
+        f"no node has {route.model_name}:{label.version} ready; calls for {label.name} are refused until one has"
+        for label in route.labels
+        if label.version not in ready
+    ]
 
 
 def _delete_route(channel: grpc.Channel, settings: MeshSettings, console: Console) -> None:

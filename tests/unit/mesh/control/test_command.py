@@ -8,9 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from starling.mesh.v1 import control_service_pb2 as pb
 from starling.mesh.v1 import control_service_pb2_grpc, node_service_pb2_grpc
+from starling.mesh.v1 import node_service_pb2 as nodes_pb
 
-from mesh.control.command import ControlRefused, ControlUnreachable, main
+from mesh.control.command import ControlRefused, ControlUnreachable, find_unserved, main
 
 
 class Refusing(node_service_pb2_grpc.NodeServiceServicer):
@@ -44,3 +46,12 @@ def test_who_is_not_reached_or_is_no_control_plane_is_told_with_how_to_name_one(
         main(["status", "--control", control])
     with pytest.raises(ControlUnreachable, match=r"127\.0\.0\.1:1: UNAVAILABLE: .*--control HOST:PORT names it"):
         main(["status", "--control", "127.0.0.1:1"])
+
+
+def test_a_route_to_what_no_node_has_is_told() -> None:
+    ready, failed = nodes_pb.NodeModel(name="m", version=1, ready=True), nodes_pb.NodeModel(name="m", version=2)
+    mesh = pb.GetMeshResponse(nodes=[nodes_pb.Node(name="edge-1", models=[ready, failed])])
+    labels = [pb.VersionLabel(name="stable", version=1), pb.VersionLabel(name="canary", version=2)]
+    assert find_unserved(pb.ModelRoute(model_name="m", labels=labels), mesh) == [
+        "no node has m:2 ready; calls for canary are refused until one has"
+    ]
