@@ -17,13 +17,21 @@ from mesh.assets import get_model, get_repository, pull_missing
 from mesh.certs.app import DEFAULT_FOLDER
 from mesh.child import Child
 from mesh.control.settings import DEFAULT_ADDRESS
+from mesh.demo.settings import DEFAULT_FOLDER as DEMO_FOLDER
+from mesh.demo.settings import PHOTO
 from mesh.errors import ChildFailed
 from mesh.gateway.security import DEFAULT_RATE, Rate
 from mesh.interrupt import EXIT_INTERRUPTED, Interrupted, unless, watch_interrupts
 from mesh.local_mesh import NODE_COMMAND, LocalMesh, MeshPlan, check_plan, start_mesh
-from mesh.local_security import TENANT, LocalSecurity
+from mesh.local_security import TENANT
 from mesh.supervisor import Supervisor
 from services.host import Address, at_least, between, read_settings, readable_by, setting
+
+_EXAMPLES = (
+    "starling up",
+    "starling up --model nanodet --model raptor --edges 1 --clouds 0",
+    "starling up --secure --tenant-rate-of gold=2000",
+)
 
 
 def parse_rate(text: str) -> tuple[str, Rate]:
@@ -100,7 +108,9 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         SettingsError: a flag or a variable is wrong.
         MeshError: a part is missing, did not start or broke; says which and why.
     """
-    settings = read_settings(UpSettings, argv, os.environ, prog="starling up", description=__doc__ or "")
+    settings = read_settings(
+        UpSettings, argv, os.environ, prog="starling up", description=__doc__ or "", examples=_EXAMPLES
+    )
     plan = MeshPlan(
         gateway=settings.gateway,
         repository=settings.repository,
@@ -138,8 +148,7 @@ async def _run(plan: MeshPlan, console: Console) -> None:
     async with watch_interrupts() as stop, Supervisor(left.put_nowait) as supervisor:
         mesh = await unless(stop, _start(supervisor, plan, console))
         console.print(build_panel(mesh, plan))
-        if mesh.security is not None:
-            console.print("\n".join(build_examples(mesh, mesh.security)), highlight=False, markup=False)
+        console.print("\n".join(build_examples(mesh)), highlight=False, markup=False)
         while True:
             try:
                 child = await unless(stop, left.get())
@@ -173,33 +182,37 @@ def build_panel(mesh: LocalMesh, plan: MeshPlan) -> Panel:
         facts.add_row(node.name, f"{', '.join(node.models)}{far}  http://{node.metrics}/metrics{lost}")
     facts.add_row("control", f"{mesh.control}  http://{mesh.control_metrics}/metrics")
     facts.add_row("envoy", f"http://{mesh.admin}")
-    model = mesh.nodes[0].models[0].partition(":")[0] if mesh.nodes[0].models else "MODEL"
-    facts.add_row()
-    default = str(mesh.gateway) == "127.0.0.1:50051"
-    target = "" if default else f"--target {mesh.gateway} "
-    if mesh.security is None:
-        facts.add_row("try", f"starling call {model} {target}--input frame=@photo.jpg --out result.png")
-        facts.add_row("", f"grpcurl -plaintext {mesh.gateway} list")
-        facts.add_row("", f"starling mesh status{_control_flag(mesh)}")
-    else:
+    if mesh.security is not None:
         facts.add_row("secure", f"certificates and tokens in {_shorten(mesh.security.store.root)}")
     return Panel(facts, title="Starling is up", subtitle="Ctrl-C stops it", expand=False)
 
 
-def build_examples(mesh: LocalMesh, security: LocalSecurity) -> list[str]:
-    """Returns commands to paste; they are too long for a panel."""
-    root = _shorten(security.store.root)
+def build_examples(mesh: LocalMesh) -> list[str]:
+    """Returns commands to paste; a panel would break them."""
     model = mesh.nodes[0].models[0].partition(":")[0] if mesh.nodes[0].models else "MODEL"
+    target = "" if str(mesh.gateway) == "127.0.0.1:50051" else f" --target {mesh.gateway}"
+    call = f"starling call {model}{target} --input frame=@{find_photo()} --out result.png"
+    status = f"starling mesh status{_control_flag(mesh)}"
+    if mesh.security is None:
+        return [call, f"grpcurl -plaintext {mesh.gateway} list", status]
+    root = _shorten(mesh.security.store.root)
     agent, token = f"{root}/agent/agent", f"{root}/tokens/{TENANT}.jwt"
     mine = f"--ca {agent}/ca.crt --cert {agent}/tls.crt --key {agent}/tls.key"
     grpcurl = mine.replace("--ca ", "-cacert ").replace("--", "-")
+    folder = "" if root == DEFAULT_FOLDER else f" --dir {root}"
     return [
-        f"starling call {model} --target {mesh.gateway} {mine} --token-file {token} --input frame=@photo.jpg",
+        f"{call} {mine} --token-file {token}",
         f"grpcurl {grpcurl} {mesh.gateway} list",
-        f"starling mesh status{_control_flag(mesh)} --certs {_shorten(security.admin_certs)}",
-        f"starling certs token --dir {root} --tenant acme --scope infer",
-        f"starling certs rotate --dir {root}",
+        f"{status} --certs {_shorten(mesh.security.admin_certs)}",
+        f"starling certs token{folder} --tenant acme --scope infer",
+        f"starling certs rotate{folder}",
     ]
+
+
+def find_photo() -> Path:
+    """Returns a picture to ask about: the frame that a demo left here, else one that the user has to find."""
+    photo = DEMO_FOLDER / PHOTO
+    return photo if photo.is_file() else Path(PHOTO)
 
 
 def _control_flag(mesh: LocalMesh) -> str:

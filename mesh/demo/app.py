@@ -18,6 +18,11 @@ from mesh.testbed.status import build_table as build_links
 from services.host import read_settings
 
 _EXIT_FAILED = 1
+_EXAMPLES = (
+    "starling demo --agents 12",
+    "starling demo --seconds 60 --rtt-ms 80 --deadline-ms 150",
+    "starling demo --testbed --loss 0.01",
+)
 
 
 def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -> int:
@@ -34,7 +39,9 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
         SettingsError: a flag or a variable is wrong.
         MeshError: a part is missing, did not start or broke; says which and why.
     """
-    settings = read_settings(DemoSettings, argv, os.environ, prog="starling demo", description=__doc__ or "")
+    settings = read_settings(
+        DemoSettings, argv, os.environ, prog="starling demo", description=__doc__ or "", examples=_EXAMPLES
+    )
     plan = MeshPlan(
         gateway=settings.gateway,
         repository=settings.repository,

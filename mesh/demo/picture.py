@@ -39,12 +39,17 @@ def write_contact_sheet(path: Path, video: Path, samples: Sequence[Outcome], lab
     """
     frames = read_frames(video, {sample.frame_index for sample in samples})
     tiles = [_draw(frames[sample.frame_index], sample, labels) for sample in samples]
-    good, png = cv2.imencode(".png", build_sheet(tiles, title))
-    assert good, "an image in memory can be written as PNG"
-    try:
-        path.write_bytes(png.tobytes())
-    except OSError as error:
-        raise MeshError(f"cannot write {path}: {error.strerror}; give another --out") from error
+    _write(path, build_sheet(tiles, title))
+
+
+def write_photo(path: Path, video: Path, sample: Outcome) -> None:
+    """Writes the frame of a sample as the video has it.
+
+    Raises:
+        AssetMissing: the video cannot be read.
+        MeshError: the file cannot be written.
+    """
+    _write(path, read_frames(video, {sample.frame_index})[sample.frame_index])
 
 
 def build_sheet(tiles: Sequence[U8Image], title: str) -> U8Image:
@@ -60,6 +65,15 @@ def build_sheet(tiles: Sequence[U8Image], title: str) -> U8Image:
         x = _GAP_PX + number % COLUMNS * step
         sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
     return sheet
+
+
+def _write(path: Path, picture: U8Image) -> None:
+    good, file = cv2.imencode(path.suffix, picture)
+    assert good, f"an image in memory can be written as {path.suffix}"
+    try:
+        path.write_bytes(file.tobytes())
+    except OSError as error:
+        raise MeshError(f"cannot write {path}: {error.strerror}; give another --out") from error
 
 
 def _draw(frame: U8Image, sample: Outcome, labels: Sequence[str]) -> U8Image:

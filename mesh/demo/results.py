@@ -1,4 +1,4 @@
-"""What a run leaves behind: a table on the terminal, `report.json` and `report.png`."""
+"""What a run leaves behind: a table on the terminal, `report.json`, `report.png`, and `photo.jpg` to ask about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mesh.demo.monitor import Monitor
 from mesh.demo.report import Report
 from mesh.demo.run import Ending
 from mesh.demo.samples import choose_samples
-from mesh.demo.settings import DemoSettings
+from mesh.demo.settings import PHOTO, DemoSettings
 from mesh.demo.table import build_notes, build_table
 from mesh.errors import MeshError
 from mesh.machine import describe_machine, describe_versions
@@ -26,7 +26,7 @@ def show_results(console: Console, settings: DemoSettings, report: Report) -> No
 
 
 def write_results(settings: DemoSettings, monitor: Monitor, report: Report, ending: Ending) -> Sequence[Path]:
-    """Writes the report and the picture into `settings.out`; returns their paths.
+    """Writes the report and the pictures into `settings.out`; returns their paths.
 
     Raises:
         MeshError: a file cannot be written, or the video can no longer be read.
@@ -49,11 +49,11 @@ def write_results(settings: DemoSettings, monitor: Monitor, report: Report, endi
         path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise MeshError(f"cannot write {path}: {error.strerror}; give another --out") from error
-    return path, _write_picture(settings, monitor, report)
+    return path, *_write_pictures(settings, monitor, report)
 
 
-def _write_picture(settings: DemoSettings, monitor: Monitor, report: Report) -> Path:
-    from mesh.demo.picture import COLUMNS, ROWS, write_contact_sheet  # OpenCV, only now
+def _write_pictures(settings: DemoSettings, monitor: Monitor, report: Report) -> Sequence[Path]:
+    from mesh.demo.picture import COLUMNS, ROWS, write_contact_sheet, write_photo  # OpenCV, only now
 
     assert monitor.started is not None, "a run that has ended has started"
     title = (
@@ -63,4 +63,8 @@ def _write_picture(settings: DemoSettings, monitor: Monitor, report: Report) -> 
     samples = choose_samples(monitor.outcomes, COLUMNS * ROWS)
     path = settings.out / "report.png"
     write_contact_sheet(path, settings.video, samples, monitor.started.labels, title)
-    return path
+    if not samples:
+        return (path,)
+    photo = settings.out / PHOTO
+    write_photo(photo, settings.video, max(samples, key=lambda sample: len(sample.detections)))
+    return path, photo

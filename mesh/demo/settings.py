@@ -11,6 +11,10 @@ from typing import Any, ClassVar
 from mesh.assets import get_repository, get_video
 from services.host import Address, above, at_least, between, not_empty, setting
 
+DEFAULT_FOLDER = Path("out/demo")
+PHOTO = "photo.jpg"
+"""A frame of the video, to ask about."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
@@ -26,7 +30,7 @@ class DemoSettings:
     jitter_ms: float = setting(3.0, help="with --testbed, jitter of the way to the cloud", check=between(0, 10_000))
     loss: float = setting(0.0, help="with --testbed, share of packets lost on that way, 0 to 1", check=between(0, 1))
     deadline_ms: float = setting(100.0, help="time an answer may take", check=above(0))
-    out: Path = setting(Path("out/demo"), help="folder for report.json and report.png")
+    out: Path = setting(DEFAULT_FOLDER, help="folder for report.json, report.png and photo.jpg, a frame to ask about")
     model: str = setting("nanodet", help="detector to ask; pulled if missing", metavar="NAME", check=not_empty)
     seed: int = setting(0, help="decides the paths and phases of the cameras")
     gateway: Address = setting(Address("127.0.0.1", 50051), help="where the gateway listens; port 0 takes a free one")

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -18,46 +16,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.client import Client, Tls, Unavailable
+from tests.support.fake_up import read_until, running
 from tests.support.processes import find_processes, wait_for_none
-
-_FAKE_MESH = Path(__file__).parents[1] / "support" / "fake_mesh.py"
-
-
-@contextmanager
-def running(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    repository = folder / "repository"
-    (repository / "nanodet").mkdir(parents=True)
-    (repository / "nanodet" / "config.pbtxt").touch()
-    addresses = ("--gateway", "127.0.0.1:0", "--control", "127.0.0.1:0")
-    places = ("--repository", str(repository), "--out", str(folder / "out"))
-    process = subprocess.Popen(
-        [sys.executable, str(_FAKE_MESH), "up", *addresses, *places, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=30)
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> str:
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if words in line:
-            return text
-    raise AssertionError(f"no {words!r} in {text}; {process.communicate()}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_mesh_stays_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path) as process:
-        panel = read_until(process, "Ctrl-C stops it")
+        panel = read_until(process, "starling mesh status")
         address = re.search(r"gateway\s+(127\.0\.0\.1:\d+)", panel)
         assert address is not None, panel
         with grpc.insecure_channel(address[1]) as channel:
@@ -137,7 +103,8 @@ def test_a_mesh_of_no_nodes_is_refused(tmp_path: Path) -> None:
         assert "a mesh has at least one node" in err
 
 
-def test_a_secure_mesh_says_how_to_get_in(tmp_path: Path) -> None:
+def test_a_secure_mesh_says_how_to_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     certs = tmp_path / "certs"
     with running(tmp_path, "--secure", "--certs", str(certs)) as process:
         said = read_until(process, "starling certs rotate")

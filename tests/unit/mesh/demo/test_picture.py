@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mesh.demo.outcome import Outcome, Verdict
-from mesh.demo.picture import COLUMNS, build_sheet, write_contact_sheet
+from mesh.demo.picture import COLUMNS, build_sheet, write_contact_sheet, write_photo
 from mesh.demo.samples import choose_samples
 from mesh.demo.video import Video, read_frames
 from mesh.errors import AssetMissing, MeshError
@@ -78,6 +78,15 @@ def test_the_sheet_is_a_picture_with_boxes(video: Path, tmp_path: Path) -> None:
     assert sheet is not None
     assert sheet.shape[1] > COLUMNS * 416
     assert len(np.unique(sheet.astype(np.int32) @ (1, 256, 256**2))) > 5
+
+
+def test_the_photo_is_a_frame_as_the_video_has_it(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    write_photo(path, video, build_outcome(7, "edge-1"))
+    photo = cv2.imread(str(path))
+    assert photo is not None
+    assert photo.shape == (432, 480, 3)
+    assert abs(int(photo.mean()) - 140) <= 3
 
 
 def test_a_sheet_of_nothing_is_still_a_sheet() -> None:
