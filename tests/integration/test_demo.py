@@ -179,7 +179,7 @@ def test_a_taken_port_is_an_error_before_anything_starts(start_demo: StartDemo, 
         exit_code, out, err = demo.end()
     assert exit_code == 1
     assert f"cannot listen on 127.0.0.1:{port}: another process has it" in err
-    assert f"--gateway 127.0.0.1:{port + 1}" in err
+    assert f"--gateway 127.0.0.1:{port + 10}" in err
     assert "starting" not in out
     assert wait_for_none(str(tmp_path)) == {}
 
