@@ -205,8 +205,10 @@ def _set_route(channel: grpc.Channel, settings: MeshSettings, console: Console) 
 def find_unserved(route: Any, mesh: Any) -> list[str]:
     """Returns what no node can answer of a route, one sentence for each such version."""
     ready = {one.version for node in mesh.nodes for one in node.models if one.name == route.model_name and one.ready}
+    others = "; its share goes to the other labels" if ready & {label.version for label in route.labels} else ""
     return [
-        f"no node has {route.model_name}:{label.version} ready; calls for {label.name} are refused until one has"
+        f"no node has {route.model_name}:{label.version} ready; until one has, calls for label {label.name} are refused"
+        f"{others if label.percent else ''}"
         for label in route.labels
         if label.version not in ready
     ]

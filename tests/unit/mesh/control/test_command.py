@@ -51,7 +51,9 @@ def test_who_is_not_reached_or_is_no_control_plane_is_told_with_how_to_name_one(
 def test_a_route_to_what_no_node_has_is_told() -> None:
     ready, failed = nodes_pb.NodeModel(name="m", version=1, ready=True), nodes_pb.NodeModel(name="m", version=2)
     mesh = pb.GetMeshResponse(nodes=[nodes_pb.Node(name="edge-1", models=[ready, failed])])
-    labels = [pb.VersionLabel(name="stable", version=1), pb.VersionLabel(name="canary", version=2)]
-    assert find_unserved(pb.ModelRoute(model_name="m", labels=labels), mesh) == [
-        "no node has m:2 ready; calls for canary are refused until one has"
-    ]
+    stable, canary = (pb.VersionLabel(name=n, version=v, percent=50) for n, v in (("stable", 1), ("canary", 2)))
+    said = "no node has m:2 ready; until one has, calls for label canary are refused"
+    assert find_unserved(pb.ModelRoute(model_name="m", labels=[stable]), mesh) == []
+    route = pb.ModelRoute(model_name="m", labels=[stable, canary])
+    assert find_unserved(route, mesh) == [f"{said}; its share goes to the other labels"]
+    assert find_unserved(pb.ModelRoute(model_name="m", labels=[canary]), mesh) == [said]
