@@ -44,8 +44,9 @@ def get_repository(environ: Mapping[str, str]) -> Path:
 
 
 def get_model(repository: Path, name: str) -> Asset:
-    """Returns a model of a repository as an asset."""
-    return Asset(name, repository / name / "config.pbtxt")
+    """Returns a model of a repository as an asset; in another one than the cache's it may describe itself."""
+    folder = repository / name
+    return Asset(name, folder / "config.pbtxt" if repository == get_repository(os.environ) else folder)
 
 
 def get_video(environ: Mapping[str, str]) -> Asset:
@@ -57,11 +58,18 @@ async def pull_missing(supervisor: Supervisor, assets: Iterable[Asset]) -> None:
     """Pulls the assets that are not there, with the progress on our terminal.
 
     Raises:
-        AssetMissing: an asset is still not there afterwards; why is on the terminal.
+        AssetMissing: an asset is not where pulling would put it, or still not there afterwards; the terminal says why.
     """
     missing = [asset for asset in assets if not asset.path.exists()]
     if not missing:
         return
+    cache = get_cache_root(os.environ)
+    for asset in missing:
+        if not asset.path.is_relative_to(cache):
+            raise AssetMissing(
+                f"found no {asset.path}; put the model there, or leave --repository out: "
+                f"`starling models pull` fetches into {cache} only"
+            )
     names = [asset.name for asset in missing]
     program = Program(
         "models pull",

@@ -103,6 +103,19 @@ def test_a_mesh_of_no_nodes_is_refused(tmp_path: Path) -> None:
         assert "a mesh has at least one node" in err
 
 
+def test_a_model_that_another_repository_lacks_is_not_pulled_elsewhere(tmp_path: Path) -> None:
+    with running(tmp_path, "--model", "nanodat") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"found no {tmp_path}/repository/nanodat; put the model there, or leave --repository out")
+
+
+def test_a_model_of_another_repository_may_describe_itself(tmp_path: Path) -> None:
+    (tmp_path / "repository" / "plain" / "1").mkdir(parents=True)
+    with running(tmp_path, "--model", "plain") as process:
+        assert "plain" in read_until(process, "starling mesh status")
+
+
 def test_a_secure_mesh_says_how_to_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     certs = tmp_path / "certs"
