@@ -207,4 +207,9 @@ def _explain(error: StarlingError) -> str:
     """Returns an error as one line, with its reason and what it asks for."""
     reason = f" [{error.reason}]" if error.reason else ""
     retry = "" if error.retry_delay_s is None else f"; try again in {error.retry_delay_s:g} s"
-    return f"{error.message}{reason}{retry}"
+    hint = ""
+    if error.status == "UNAVAILABLE" and not error.reason:
+        hint = "; `starling up` starts a mesh on this machine"
+        if "Socket closed" in error.message:  # what a port that speaks TLS does to plain text
+            hint = "; if it wants TLS, give --ca, --cert and --key"
+    return f"{error.message}{reason}{retry}{hint}"

@@ -112,6 +112,8 @@ def test_the_lines_of_the_readme_get_into_a_secure_mesh(here: Path, capsys: pyte
         block = find_block("tls = Tls(").replace("gateway.example.com:50051", target)
         block = re.sub(r'"(ca.crt|tls.crt|tls.key)"', r'"out/certs/agent/agent/\1"', block)
         exec(block.replace('"acme.jwt"', '"out/certs/tokens/acme.jwt"'), dict(vars(services.client)))
+        assert cli.main(["call", "nanodet", "--input", "x=[1]", "--target", target]) == 1
+        assert "if it wants TLS, give --ca, --cert and --key" in capsys.readouterr().err
         assert cli.main(find_line("certs rotate")) == 0
         renewed = "admin/admin, agent/agent, control/control, gateway/gateway, node/cloud-1, node/edge-1, node/edge-2"
         assert capsys.readouterr().out == f"renewed {renewed}\n"

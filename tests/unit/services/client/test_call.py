@@ -243,7 +243,7 @@ def test_an_unknown_model_and_a_lost_gateway_end_with_1(call: Call, capsys: pyte
     assert main(["m", "--input", "x=[1]", "--target", "127.0.0.1:1"]) == 1
     said = capsys.readouterr().err
     assert "cannot reach 127.0.0.1:1: ipv4:127.0.0.1:1: Failed to connect" in said
-    assert "Connection refused; check the address and that it is up" in said
+    assert "Connection refused; check the address and that it is up; `starling up` starts a mesh" in said
 
 
 def test_a_server_of_something_else_is_told_from_a_node(capsys: pytest.CaptureFixture[str]) -> None:
