@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
@@ -96,6 +97,12 @@ class Caller {
           reply.error = error;
           return 0;
         });
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks,
+                                                         [](nghttp2_session*, const nghttp2_frame* frame, void* user) {
+                                                           if (frame->hd.type == NGHTTP2_PING)
+                                                             ++static_cast<Caller*>(user)->pings_;
+                                                           return 0;
+                                                         });
     nghttp2_session_client_new(&session_, callbacks, this);
     nghttp2_session_callbacks_del(callbacks);
     const nghttp2_settings_entry settings{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(window)};
@@ -184,6 +191,16 @@ class Caller {
 
   Reply& reply(std::int32_t id) { return replies_[id]; }
 
+  // That the peer sent; those that were read have been answered.
+  int pings() const { return pings_; }
+
+  // From now on no packet reaches this side, so none leaves it, as if its machine had lost power.
+  void vanish() {
+    sock_filter nothing{BPF_RET | BPF_K, 0, 0, 0};
+    const sock_fprog program{1, &nothing};
+    EXPECT_EQ(setsockopt(fd_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), 0);
+  }
+
  private:
   struct Body {
     std::string bytes;
@@ -199,7 +216,9 @@ class Caller {
     if ((ready.revents & (POLLIN | POLLHUP)) == 0) return true;
     std::array<std::uint8_t, 65536> buffer;
     const auto got = recv(fd_, buffer.data(), buffer.size(), 0);
-    return got > 0 && nghttp2_session_mem_recv(session_, buffer.data(), static_cast<std::size_t>(got)) >= 0;
+    if (got <= 0 || nghttp2_session_mem_recv(session_, buffer.data(), static_cast<std::size_t>(got)) < 0) return false;
+    flush();
+    return true;
   }
 
   void flush() {
@@ -219,6 +238,7 @@ class Caller {
   const int fd_;
   nghttp2_session* session_ = nullptr;
   std::string out_;
+  int pings_ = 0;
   std::map<std::int32_t, std::unique_ptr<Body>> bodies_;
   std::map<std::int32_t, Reply> replies_;
 };

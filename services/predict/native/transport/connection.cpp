@@ -305,13 +305,12 @@ Connection::Connection(EventLoop& loop, int fd, std::shared_ptr<SSL_CTX> tls, co
   }};
   nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, settings.data(), settings.size());
   nghttp2_session_set_local_window_size(session, NGHTTP2_FLAG_NONE, 0, kConnectionWindow);
-  greeting_late_ = [this] { close(); };
-  greeting_until_ = Clock::now() + kGreetingMax;
-  loop_.add_timer({greeting_until_, &greeting_late_});
+  check_ = [this] { check_peer(); };
+  check_after(kGreetingMax);
 }
 
 Connection::~Connection() {
-  loop_.remove_timer({greeting_until_, &greeting_late_});
+  loop_.remove_timer({check_at_, &check_});
   for (auto& stream : streams_) {
     if (stream->late_at != TimePoint::max()) loop_.remove_timer({stream->late_at, &stream->late});
     cancel(*stream);
@@ -357,6 +356,28 @@ void Connection::on_ready(std::uint32_t events) {
   if ((events & EPOLLOUT) != 0) set_dirty();
 }
 
+void Connection::check_after(Clock::duration time) {
+  check_at_ = Clock::now() + time;
+  loop_.add_timer({check_at_, &check_});
+}
+
+// Counts checks without a byte, so that reading needs no clock and a loop that was held up accuses nobody.
+void Connection::check_peer() {
+  if (!greeted_) return close();
+  check_after(options_.silence_max);
+  if (asked_ && !heard_) read();  // what came and was not looked at
+  if (std::exchange(heard_, false)) {
+    asked_ = false;
+  } else if (!std::exchange(asked_, true)) {
+    nghttp2_submit_ping(session_.get(), NGHTTP2_FLAG_NONE, nullptr);
+    set_dirty();
+  } else if (socket_.is_draining(options_.silence_max)) {
+    asked_ = false;  // the PING may be behind a large answer on a slow link
+  } else {
+    close();
+  }
+}
+
 void Connection::read() {
   auto& memory = loop_.memory();
   // A peer that does not read its answers is not read from either.
@@ -367,6 +388,7 @@ void Connection::read() {
     memory.filled(size);
     if (state == Socket::State::kClosed) return close();
     if (state == Socket::State::kAgain) break;
+    heard_ = true;
     const auto feed = [this](std::span<const std::uint8_t> bytes) {
       return nghttp2_session_mem_recv(session_.get(), bytes.data(), bytes.size()) >= 0;
     };
@@ -379,7 +401,10 @@ void Connection::read() {
 }
 
 Stream* Connection::open_stream(std::int32_t id) {
-  if (!std::exchange(greeted_, true)) loop_.remove_timer({greeting_until_, &greeting_late_});
+  if (!std::exchange(greeted_, true)) {
+    loop_.remove_timer({check_at_, &check_});
+    check_after(options_.silence_max);
+  }
   streams_.push_back(std::make_unique<Stream>(*this, id, budget_, options_.message_bytes_max));
   auto& stream = *streams_.back();
   stream.place = std::prev(streams_.end());

@@ -22,6 +22,9 @@ struct Post;
 struct ConnectionOptions {
   std::uint64_t message_bytes_max = 64 << 20;
   std::uint32_t streams_max = 1024;  // concurrent calls of one connection
+  // A peer of which nothing came for once to twice as long is sent a PING, and has as long again for a sign of life.
+  // Clients of gRPC's core that wait for nothing look for one every 5 s.
+  Clock::duration silence_max = std::chrono::seconds(10);
 };
 
 // Of its loop's thread alone.
@@ -64,6 +67,8 @@ class Connection {
   ssize_t next_data(Stream& stream, std::size_t room, std::uint32_t& flags);
   bool write_data(Stream& stream, const std::uint8_t* head, std::size_t size);
 
+  void check_after(Clock::duration time);
+  void check_peer();
   void read();
   Socket::State write();
   void end(Stream& stream, Ending&& ending);
@@ -89,12 +94,14 @@ class Connection {
   std::size_t out_bytes_ = 0;
   std::size_t out_offset_ = 0;           // written of the first range
   std::vector<std::int32_t> resumable_;  // streams whose window has room again
-  std::function<void()> greeting_late_;
-  TimePoint greeting_until_;
+  std::function<void()> check_;
+  TimePoint check_at_;
   Clock::duration round_trip_{};
   TimePoint round_trip_asked_;
   std::uint32_t events_ = 0;
   bool greeted_ = false;
+  bool heard_ = false;  // since the last check
+  bool asked_ = false;  // for a sign of life
   bool secured_ = false;
   bool dirty_ = false;
   bool leaving_ = false;

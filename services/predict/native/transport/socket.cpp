@@ -15,21 +15,24 @@
 namespace starling::transport {
 namespace {
 
-// A robot that lost its link, or its power, is found out within half a minute.
-void find_dead_peers(int fd) {
-  const auto set = [fd](int level, int option, int value) { setsockopt(fd, level, option, &value, sizeof value); };
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
-  set(IPPROTO_TCP, TCP_KEEPCNT, 3);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
-  set(IPPROTO_TCP, TCP_NODELAY, 1);
+// For so long a peer may take none of what was sent to it; whether it lives while there is nothing to take, its
+// connection asks.
+constexpr int kUntakenMsMax = 30'000;
+
+// All zero for what is no TCP socket.
+tcp_info info_of(int fd) noexcept {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return {};
+  return info;
 }
 
 }  // namespace
 
 Socket::Socket(int fd, SSL_CTX* tls) : fd_(fd) {
-  find_dead_peers(fd);
+  const auto set = [fd](int option, int value) { setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value); };
+  set(TCP_USER_TIMEOUT, kUntakenMsMax);
+  set(TCP_NODELAY, 1);
   if (tls == nullptr) return;
   ssl_.reset(SSL_new(tls));
   if (!ssl_ || SSL_set_fd(ssl_.get(), fd) != 1) {
@@ -65,10 +68,13 @@ Socket::State Socket::handshake() {
 }
 
 Clock::duration Socket::round_trip() const noexcept {
-  tcp_info info{};
-  socklen_t size = sizeof info;
-  if (getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return {};
+  const auto info = info_of(fd_);
   return std::chrono::microseconds(info.tcpi_min_rtt == ~0U ? 0 : info.tcpi_min_rtt);
+}
+
+bool Socket::is_draining(Clock::duration time) const noexcept {
+  const auto info = info_of(fd_);
+  return info.tcpi_unacked + info.tcpi_notsent_bytes > 0 && std::chrono::milliseconds(info.tcpi_last_ack_recv) < time;
 }
 
 Socket::State Socket::read(std::span<std::uint8_t> into, std::size_t& size) {

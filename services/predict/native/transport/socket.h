@@ -44,6 +44,9 @@ class Socket {
   // The least time that a byte took to the peer and its acknowledgement back, in the last minutes; 0 while unknown.
   Clock::duration round_trip() const noexcept;
 
+  // True when bytes are on their way to the peer and its machine was heard of in the last `time`.
+  bool is_draining(Clock::duration time) const noexcept;
+
  private:
   State state_of(int result);
 
