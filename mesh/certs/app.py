@@ -27,7 +27,8 @@ _EPILOG = """examples:
   starling certs init --node edge-1 --node cloud-1 --agent drone-7 --host gateway.example.com
   starling certs token --tenant acme --scope infer
   starling call raptor --ca out/certs/trust/ca.crt --cert out/certs/agent/drone-7/tls.crt \\
-      --key out/certs/agent/drone-7/tls.key --token-file out/certs/tokens/acme.jwt ...
+      --key out/certs/agent/drone-7/tls.key --token-file out/certs/tokens/acme.jwt \\
+      --input obs=zeros:1x22:fp32 --input h=zeros:1x16:fp32
   starling certs rotate                 every certificate, while they are in use
   starling certs rotate node/edge-1     one of them
   starling certs show

@@ -25,6 +25,7 @@ from .values import Array, Prediction
 
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
+_LOOK_S = 5.0  # asking what the model is like is no part of the deadline
 _ARRAYS, _DRAWABLE = ".npz", (".png", ".jpg", ".jpeg")
 _EPILOG = """examples:
   starling call nanodet --input frame=@photo.jpg --out result.png
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         check_deadline(options.deadline_ms / 1e3)
         specs = read_specs(options.input)  # what is wrong with them is known without asking anybody
         with Client(options.target, tls=_read_tls(options)) as client:
-            model = _find_model(client, options.model, options.version)
+            model = _find_model(client, options)
             inputs = build_inputs(specs, model)
             prediction = client.predict(
                 options.model,
@@ -132,14 +133,15 @@ def _check_out(out: Path | None) -> None:
         raise InvalidInput(f"--out {out}: there is no folder {out.parent}")
 
 
-def _find_model(client: Client, name: str, version: int) -> ModelInfo | None:
+def _find_model(client: Client, options: argparse.Namespace) -> ModelInfo | None:
     """Returns what the node says about the model; None where the peer has no model service.
 
     Raises:
         StarlingError: the node does not have the model, or cannot be reached.
     """
     try:
-        return client.model(name, version)
+        deadline_s = max(_LOOK_S, options.deadline_ms / 1e3)
+        return client.model(options.model, options.version, deadline_s=deadline_s)
     except StarlingError as error:
         if error.status == "UNIMPLEMENTED":
             return None
@@ -209,7 +211,6 @@ def _explain(error: StarlingError) -> str:
     retry = "" if error.retry_delay_s is None else f"; try again in {error.retry_delay_s:g} s"
     hint = ""
     if error.status == "UNAVAILABLE" and not error.reason:
-        hint = "; `starling up` starts a mesh on this machine"
-        if "Socket closed" in error.message:  # what a port that speaks TLS does to plain text
-            hint = "; if it wants TLS, give --ca, --cert and --key"
+        # A port that speaks TLS ends a plain connection in more than one way.
+        hint = "; `starling up` starts a mesh on this machine, one with TLS wants --ca, --cert and --key"
     return f"{error.message}{reason}{retry}{hint}"

@@ -37,6 +37,18 @@ def find_line(start: str) -> list[str]:
     return shlex.split(line, comments=True)[1:]
 
 
+def at(target: str) -> tuple[str, ...]:
+    """Returns flags for a mesh that is not where the README has it, on a machine that may be busy."""
+    return "--target", target, "--deadline-ms", "30000"
+
+
+def give_time(block: str) -> str:
+    """Returns a block with time enough on a busy machine."""
+    patient, count = re.subn(r"deadline_s=[\d.]+", "deadline_s=30", block)
+    assert count
+    return patient
+
+
 @cache
 def read_help(*words: str) -> str:
     """Returns what `starling WORDS --help` prints."""
@@ -64,7 +76,7 @@ def test_help_has_examples_whose_flags_there_are(command: str) -> None:
     lines = re.findall(r"^  (starling (?:.*\\\n)*.*)$", examples, re.MULTILINE)
     assert lines, f"`starling {command} --help` has no example"
     for line in lines:
-        check_words(line.replace("\\\n", "").replace("...", ""))
+        check_words(line.replace("\\\n", ""))
 
 
 def test_the_readme_shows_commands_and_flags_that_there_are() -> None:
@@ -88,16 +100,17 @@ def test_the_lines_of_the_readme_get_an_answer(here: Path, capsys: pytest.Captur
         panel = read_until(mesh, "starling mesh status")
         target = panel.split("gateway", 1)[1].split()[0]
         assert f"starling call nanodet --target {target} --input frame=@out/demo/photo.jpg --out result.png\n" in panel
-        assert cli.main([*find_line("call nanodet --input frame=@out/demo/photo.jpg --out"), "--target", target]) == 0
+        assert cli.main([*find_line("call nanodet --input frame=@out/demo/photo.jpg --out"), *at(target)]) == 0
         assert (here / "result.png").is_file()
         assert "person" in capsys.readouterr().out
 
         frame = np.zeros((1, 120, 160, 3), np.uint8)
         words: dict[str, Any] = {"frame": frame, "n": 1, **vars(services.client)}
-        exec(find_block("from services.client import Client").replace("127.0.0.1:50051", target), words)
+        block = find_block("from services.client import Client").replace("127.0.0.1:50051", target)
+        exec(give_time(block), words)
         assert words["boxes"].shape == (1, 4)
         with Client(target) as words["client"]:
-            exec(find_block("allow=").replace("deadline_s=0.03", "deadline_s=10"), words)
+            exec(give_time(find_block("allow=")), words)
         assert (words["answer"].degraded_to, words["answer"].from_cache) == ("", False)
 
 
@@ -107,13 +120,14 @@ def test_the_lines_of_the_readme_get_into_a_secure_mesh(here: Path, capsys: pyte
         target = panel.split("gateway", 1)[1].split()[0]
         assert cli.main(find_line("certs token")) == 0
         assert "wrote out/certs/tokens/acme.jwt, good until " in capsys.readouterr().out
-        assert cli.main([*find_line("call nanodet --input frame=@out/demo/photo.jpg --ca"), "--target", target]) == 0
+        assert cli.main([*find_line("call nanodet --input frame=@out/demo/photo.jpg --ca"), *at(target)]) == 0
         assert "person" in capsys.readouterr().out
         block = find_block("tls = Tls(").replace("gateway.example.com:50051", target)
         block = re.sub(r'"(ca.crt|tls.crt|tls.key)"', r'"out/certs/agent/agent/\1"', block)
+        block = block.replace("client.models()", "client.models(deadline_s=30)")
         exec(block.replace('"acme.jwt"', '"out/certs/tokens/acme.jwt"'), dict(vars(services.client)))
         assert cli.main(["call", "nanodet", "--input", "x=[1]", "--target", target]) == 1
-        assert "if it wants TLS, give --ca, --cert and --key" in capsys.readouterr().err
+        assert "one with TLS wants --ca, --cert and --key" in capsys.readouterr().err
         assert cli.main(find_line("certs rotate")) == 0
         renewed = "admin/admin, agent/agent, control/control, gateway/gateway, node/cloud-1, node/edge-1, node/edge-2"
         assert capsys.readouterr().out == f"renewed {renewed}\n"
