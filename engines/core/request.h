@@ -129,6 +129,7 @@ class Request {
  private:
   friend class Scheduler;
   std::uint64_t ticket_ = 0;
+  std::uint64_t stream_ = 0;  // hash of its stream; 0: none
   // The scheduler that holds it. A request may be offered to one model after another, and whoever cancels it may
   // know only an earlier one; written under the lock of the model whose scheduler it names.
   std::atomic<const Scheduler*> queued_in_{nullptr};

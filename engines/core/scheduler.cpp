@@ -13,6 +13,13 @@ constexpr std::size_t kTenantsMax = 1024;
 // process do. With one a tenant that asks for a third of its share lost every twelfth request to its own neighbours.
 constexpr int kQuantaMax = 4;
 
+// FNV-1a; never 0, which is no stream.
+std::uint64_t hash_of(const std::string& stream_id) noexcept {
+  std::uint64_t hash = 14695981039346656037U;
+  for (const char c : stream_id) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
+  return hash | 1U;
+}
+
 }  // namespace
 
 bool same_shapes(const Request& a, const Request& b) noexcept {
@@ -64,8 +71,7 @@ std::string_view Scheduler::payer_of(const Request& request) const noexcept {
   return fifo() ? std::string_view{} : std::string_view{request.tenant};
 }
 
-Scheduler::Place Scheduler::place_of(const Request& request) {
-  const int band = band_of(request);
+Scheduler::Place Scheduler::place_of(const Request& request, int band) {
   const auto payer = payer_of(request);
   auto& tenants = classes_[band].tenants;
   const auto at = std::lower_bound(tenants.begin(), tenants.end(), payer,
@@ -82,9 +88,15 @@ std::int64_t Scheduler::quantum_us() const noexcept {
   return std::clamp<std::int64_t>(times_.run_time(largest_bucket_).median_us, 1, options_.quantum_us_max);
 }
 
-Request* Scheduler::queued_frame_of(const Request& request) const {
-  const auto it = frames_.find(request.stream_key());
-  return it == frames_.end() ? nullptr : it->second;
+// At most one, since a newer one takes its place; it may be of another class.
+Request* Scheduler::queued_frame_of(const Request& request, const Place& place) {
+  for (int band = 0; band < kClasses; ++band) {
+    if (classes_[band].size == 0) continue;
+    const auto there = band == place.band ? place : place_of(request, band);
+    if (!there.is_known) continue;
+    if (auto* frame = there.tenant->queue.find(request.stream_, request.stream_id); frame != nullptr) return frame;
+  }
+  return nullptr;
 }
 
 // What runs before the request, were it queued: more urgent classes, its own tenant's earlier deadlines, and of each
@@ -188,12 +200,13 @@ Refusal Scheduler::check_alone(Request& request, TimePoint now, std::int64_t& pr
 Admission Scheduler::offer(Request& request, TimePoint now, const Running& running) {
   Admission admission;
   request.due = due_of(request);
-  Request* leaving = fifo() || request.stream_id.empty() ? nullptr : queued_frame_of(request);
+  auto place = place_of(request);
+  request.stream_ = fifo() || request.stream_id.empty() ? 0 : hash_of(request.stream_id);
+  Request* leaving = request.stream_ == 0 ? nullptr : queued_frame_of(request, place);
   if (leaving != nullptr && leaving->sequence >= request.sequence) [[unlikely]] {
     admission.refusal = refuse(request, Reason::kSuperseded, 0, now);
     return admission;
   }
-  auto place = place_of(request);
   const auto ahead = ahead_of(request, place, leaving);
   const auto ahead_us = times_.cautious_backlog_us(ahead.rows);
   request.beyond_share_ = ahead.beyond_share;
@@ -260,7 +273,7 @@ void Scheduler::push(Request& request, Place& place) {
   }
   auto& band = classes_[place.band];
   auto& tenant = *place.tenant;
-  tenant.queue.insert({key_of(request), request.deadline, request.rows, &request});
+  tenant.queue.insert({key_of(request), request.deadline, request.rows, request.stream_, &request});
   tenant.rows += request.rows;
   class_rows_[place.band] += request.rows;
   if (band.size++ == 0) band.passed_since = request.arrival;
@@ -268,7 +281,6 @@ void Scheduler::push(Request& request, Place& place) {
   rows_ += request.rows;
   size_bytes_ += request.size_bytes;
   next_deadline_ = std::min(next_deadline_, request.deadline);
-  if (!request.stream_id.empty()) frames_[request.stream_key()] = &request;
 }
 
 Scheduler::Tenant& Scheduler::erase(Request& request) {
@@ -283,10 +295,6 @@ Scheduler::Tenant& Scheduler::erase(Request& request) {
   size_bytes_ -= request.size_bytes;
   request.queued_in_ = nullptr;
   next_deadline_left_ = next_deadline_left_ || request.deadline == next_deadline_;
-  if (!request.stream_id.empty()) {
-    const auto frame = frames_.find(request.stream_key());
-    if (frame != frames_.end() && frame->second == &request) frames_.erase(frame);
-  }
   return tenant;
 }
 

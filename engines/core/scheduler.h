@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "admission_code.h"
@@ -185,9 +184,10 @@ class Scheduler {
   TimePoint due_of(const Request& request) const noexcept;
   int band_of(const Request& request) const noexcept;
   std::string_view payer_of(const Request& request) const noexcept;
-  STARLING_ADMISSION_CODE Place place_of(const Request& request);
+  STARLING_ADMISSION_CODE Place place_of(const Request& request, int band);
+  Place place_of(const Request& request) { return place_of(request, band_of(request)); }
   QueueKey key_of(const Request& request) const noexcept;
-  STARLING_ADMISSION_CODE Request* queued_frame_of(const Request& request) const;
+  STARLING_ADMISSION_CODE Request* queued_frame_of(const Request& request, const Place& place);
   std::int64_t quantum_us() const noexcept;
 
   STARLING_ADMISSION_CODE Ahead ahead_of(const Request& request, const Place& place, const Request* leaving) const;
@@ -225,7 +225,6 @@ class Scheduler {
   bool next_deadline_left_ = false;  // the request that had it; the next one is still to be found
   std::array<std::int64_t, kClasses> class_rows_{};
   std::array<Class, kClasses> classes_;
-  std::unordered_map<std::string, Request*> frames_;  // newest queued frame of each tenant's stream
 };
 
 // True when two requests may share a batch: the same shapes behind the batch dimension.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "request.h"
@@ -27,6 +28,7 @@ class TenantQueue {
     QueueKey key;
     TimePoint deadline;
     std::int64_t rows = 0;
+    std::uint64_t stream = 0;  // hash of its stream; 0: none
     Request* request = nullptr;
   };
 
@@ -40,6 +42,14 @@ class TenantQueue {
   // The first that is due later.
   const Entry* after(TimePoint due) const noexcept {
     return std::upper_bound(begin(), end(), due, [](TimePoint at, const Entry& entry) { return at < entry.key.due; });
+  }
+
+  // The frame of a stream; null when none waits.
+  Request* find(std::uint64_t stream, const std::string& stream_id) const noexcept {
+    const auto* found = std::find_if(begin(), end(), [&](const Entry& entry) {
+      return entry.stream == stream && entry.request->stream_id == stream_id;
+    });
+    return found == end() ? nullptr : found->request;
   }
 
   void insert(const Entry& entry) {

@@ -159,6 +159,23 @@ TEST_F(SchedulerTest, StreamsOfTwoTenantsDoNotCollide) {
   EXPECT_EQ(scheduler_.size(), 2U);
 }
 
+TEST_F(SchedulerTest, NewerFrameTakesThePlaceOfTheQueuedOneInAnotherClass) {
+  auto& another = due_in(1000);
+  auto& urgent = due_in(1000);
+  auto& usual = due_in(1000);
+  another.tenant = urgent.tenant = usual.tenant = "a";
+  another.stream_id = "other cam";
+  urgent.stream_id = usual.stream_id = "cam";
+  urgent.priority = 3;
+  usual.sequence = 1;
+  admit(another);
+  admit(urgent);
+  EXPECT_EQ(offer(usual).superseded, &urgent);
+  EXPECT_EQ(run_next(), Batch{&another});
+  EXPECT_EQ(run_next(), Batch{&usual});
+  EXPECT_TRUE(scheduler_.empty());
+}
+
 TEST_F(SchedulerTest, NewerFrameTakesThePlaceOfTheQueuedOne) {
   auto& old_frame = due_in(100);
   auto& new_frame = due_in(200);
