@@ -228,16 +228,19 @@ class Caller {
       if (size <= 0) break;
       out_.append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
     }
-    while (!out_.empty()) {
-      const auto sent = send(fd_, out_.data(), out_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent_ < out_.size()) {
+      const auto sent = send(fd_, out_.data() + sent_, out_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
       if (sent <= 0) return;
-      out_.erase(0, static_cast<std::size_t>(sent));
+      sent_ += static_cast<std::size_t>(sent);
     }
+    out_.clear();
+    sent_ = 0;
   }
 
   const int fd_;
   nghttp2_session* session_ = nullptr;
   std::string out_;
+  std::size_t sent_ = 0;  // of it
   int pings_ = 0;
   std::map<std::int32_t, std::unique_ptr<Body>> bodies_;
   std::map<std::int32_t, Reply> replies_;
