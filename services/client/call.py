@@ -213,4 +213,5 @@ def _explain(error: StarlingError) -> str:
     if error.status == "UNAVAILABLE" and not error.reason:
         # A port that speaks TLS ends a plain connection in more than one way.
         hint = "; `starling up` starts a mesh on this machine, one with TLS wants --ca, --cert and --key"
-    return f"{error.message}{reason}{retry}{hint}"
+    message = error.message.removesuffix("; try again") if retry else error.message
+    return f"{message}{reason}{retry}{hint}"

@@ -100,7 +100,7 @@ def _show(info: SettingInfo) -> str:
     if info.default in (None, (), ""):
         return "default: none"
     if isinstance(info.default, bool):
-        return f"default: {'on' if info.default else 'off'}; --no-{info.flag[2:]} turns it off"
+        return f"default: on; --no-{info.flag[2:]} turns it off" if info.default else "default: off"
     if isinstance(info.default, tuple):
         return "default: " + ",".join(str(item) for item in info.default)
     return f"default: {info.default}"

@@ -229,6 +229,20 @@ def test_a_refusal_names_its_reason_and_when_to_come_back(call: Call, node: Fake
     assert errors == "starling call: about QUEUE_FULL [QUEUE_FULL]; try again in 0.25 s\n"
 
 
+def test_when_to_come_back_is_said_once(call: Call, node: FakeNode) -> None:
+    def refuse_all(_: PredictRequest) -> bytes:
+        error = WireError("UNAVAILABLE", "NO_NODE", 0.5)
+        error.args = ("no node is well at the moment; try again",)
+        raise error
+
+    node.answer = refuse_all
+    assert call("policy", "--input", "state=[1]") == (
+        1,
+        "",
+        "starling call: no node is well at the moment [NO_NODE]; try again in 0.5 s\n",
+    )
+
+
 def test_a_deadline_that_can_not_be_met_is_explained(call: Call, node: FakeNode) -> None:
     node.answer = lambda _: refuse("RESOURCE_EXHAUSTED", "DEADLINE_UNMEETABLE", 0.02, predicted_us=70_000)
     status, _, errors = call("policy", "--input", "state=[1]")
