@@ -20,7 +20,8 @@ from services.host import cli
 from services.host.commands import find_commands
 from tests.support.fake_up import read_until, running
 
-_README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+_ROOT = Path(__file__).parents[2]
+_README = (_ROOT / "README.md").read_text("utf-8")
 _SHOWN = [line.replace("\\\n", "") for line in re.findall(r"^\$ (starling (?:.*\\\n)*.*)$", _README, re.MULTILINE)]
 _BLOCKS = re.findall(r"^```python\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
 
@@ -79,9 +80,12 @@ def test_help_has_examples_whose_flags_there_are(command: str) -> None:
         check_words(line.replace("\\\n", ""))
 
 
-def test_the_readme_shows_commands_and_flags_that_there_are() -> None:
+def test_documents_show_commands_and_flags_that_there_are() -> None:
     assert len(_SHOWN) >= 6
-    inline = re.findall(r"`(starling [a-z]+ [^`]*--[^`]*)`", " ".join(_README.split()))
+    folders = (_ROOT / name for name in ("engines", "mesh", "services", "tests"))
+    documents = [*_ROOT.glob("*.md"), *(path for folder in folders for path in folder.rglob("*.md"))]
+    texts = (" ".join(path.read_text("utf-8").split()) for path in documents)
+    inline = [line for text in texts for line in re.findall(r"`(starling [a-z]+ [^`]*)`", text)]
     for line in [*_SHOWN, *inline]:
         check_words(line.partition("#")[0])
 
