@@ -89,6 +89,7 @@ async def serve(settings: ControlSettings) -> None:
     Raises:
         PortTaken, AddressUnusable: an address cannot be listened on.
         NotInKubernetes: services are to be followed, and no API server is known.
+        NoSecurityPlan: the security file holds something else.
         CertificateRefused, NoControlCertificate: the certificates are no control plane's, or cannot be used.
     """
     check_listen(settings.listen, "--listen")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mesh.gateway.security import SecurityPlan, read_security
+from mesh.gateway.security import NoSecurityPlan, SecurityPlan, read_security
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ async def follow_security(
         await asyncio.sleep(every_s)
         try:
             found = await asyncio.to_thread(read_security, path)
-        except (OSError, ValueError) as error:
+        except (OSError, NoSecurityPlan) as error:
             if str(error) != told:
                 _log.error("keeping the security plan of before: %s", error)
             told = str(error)

@@ -7,8 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mesh.errors import MeshError
 from mesh.gateway.security.plan import Rate, RemoteKeys, SecurityPlan
 from services.host import Address
+
+
+class NoSecurityPlan(MeshError):
+    """A file that should say who may call gateways says something else.
+
+    Attributes:
+        path: the file.
+    """
+
+    reason = "NO_SECURITY_PLAN"
+
+    def __init__(self, path: Path, why: Exception) -> None:
+        self.path = path
+        super().__init__(f"{path} is no security plan: {why!r}; write one with `starling up --secure`")
 
 
 def write_security(plan: SecurityPlan, path: Path, *, keys_file: Path | None = None) -> Path:
@@ -33,7 +48,7 @@ def read_security(path: Path) -> SecurityPlan:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it holds something else; says what.
+        NoSecurityPlan: it holds something else; says what.
     """
     try:
         fields = json.loads(path.read_text("utf-8"))
@@ -49,8 +64,8 @@ def read_security(path: Path) -> SecurityPlan:
             rate_by_tenant={tenant: Rate(**rate) for tenant, rate in fields["rate_by_tenant"].items()},
             rate_everywhere=bool(fields["rate_everywhere"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no security plan: {error!r}; write one with `starling up --secure`") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise NoSecurityPlan(path, error) from error
 
 
 def _read_keys(keys: Any) -> str | RemoteKeys:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh.control.security_file import follow_security
-from mesh.gateway.security import Rate, SecurityPlan, read_security, write_security
+from mesh.gateway.security import NoSecurityPlan, Rate, SecurityPlan, read_security, write_security
 from tests.support.security import PLAN
 
 _PLAN = replace(PLAN, rate_by_tenant={"gold": Rate(10, 20)})
@@ -28,6 +28,14 @@ def test_keys_are_read_where_they_are_kept(tmp_path: Path) -> None:
     path = write_security(_PLAN, tmp_path / "plan.json", keys_file=keys)
     assert json.loads(path.read_text())["keys"] == {"file": str(keys)}
     assert read_security(path) == replace(_PLAN, keys="new")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"keys": "x"}', '{"keys": {"uri": "x", "address": "y"}}'])
+def test_what_is_no_plan_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(NoSecurityPlan, match=f"{path} is no security plan: .*; write one with `starling up --secure`"):
+        read_security(path)
 
 
 async def test_changes_are_handed_over_and_bad_files_are_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -81,6 +81,11 @@ def test_a_command_gets_its_arguments_and_its_status_is_returned(run: Run, capsy
     assert capsys.readouterr().out == "ran --x 1\n"
 
 
+def test_help_of_a_command_is_its_own(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help", "fine") == 3
+    assert capsys.readouterr().out == "ran --help\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "says"),
     [
