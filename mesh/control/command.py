@@ -31,6 +31,7 @@ from mesh.control.settings import DEFAULT_ADDRESS
 from mesh.control.table import build_route, build_status
 from mesh.errors import MeshError
 from services.client import Tls
+from services.client.status import trim_cause
 from services.host import Address, above, existing_dir, name_words, reachable_port, read_settings, readable_by, setting
 
 _TIMEOUT_S = 5.0
@@ -241,4 +242,4 @@ def _drain(channel: grpc.Channel, settings: MeshSettings, console: Console) -> i
 def _explain(error: grpc.RpcError) -> str:
     code = getattr(error, "code", lambda: None)()
     details = getattr(error, "details", lambda: "")()
-    return f"{code.name if code is not None else 'no status'}: {details}"
+    return f"{code.name if code is not None else 'no status'}: {trim_cause(details or '')}"

@@ -99,10 +99,19 @@ def translate_rpc_error(error: grpc.RpcError, *, target: str, deadline_s: float)
         text = f"no answer from {target} within {deadline_s:.3g} s; allow more time or send less"
         return build_error(status, text, reason="DEADLINE_PASSED")
     if status == "UNAVAILABLE":
-        text = f"cannot reach {target}: {_NO_ADDRESS.sub('', text)}; check the address and that it is up"
+        text = f"cannot reach {target}: {trim_cause(text)}; check the address and that it is up"
     if status == "UNIMPLEMENTED":
         text = f"{target} answers gRPC and does not know this call ({text}); expected a gateway or a node there"
     return build_error(status, text or f"{target} ended the call with {status}")
+
+
+def trim_cause(text: str) -> str:
+    """Returns why gRPC could not connect, without what it says before every such cause.
+
+    >>> trim_cause("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Connection refused")
+    'ipv4:127.0.0.1:1: Connection refused'
+    """
+    return _NO_ADDRESS.sub("", text)
 
 
 def _read_details(

@@ -44,7 +44,7 @@ def test_a_refusal_is_told_in_the_control_planes_own_words(control: str) -> None
 def test_who_is_not_reached_or_is_no_control_plane_is_told_with_how_to_name_one(control: str) -> None:
     with pytest.raises(ControlUnreachable, match=rf"{control}: UNIMPLEMENTED: .*; `starling up` prints its address"):
         main(["status", "--control", control])
-    with pytest.raises(ControlUnreachable, match=r"127\.0\.0\.1:1: UNAVAILABLE: .*--control HOST:PORT names it"):
+    with pytest.raises(ControlUnreachable, match=r"127\.0\.0\.1:1: UNAVAILABLE: ipv4:.*--control HOST:PORT names it"):
         main(["status", "--control", "127.0.0.1:1"])
 
 
