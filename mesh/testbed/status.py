@@ -53,10 +53,10 @@ def parse_lanes(status: Mapping[str, Any]) -> tuple[LaneStatus, ...]:
 
 def build_table(lanes: Sequence[LaneStatus], title: str) -> Table:
     """Returns the lanes as a table, a row for each direction."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
     for name in ("link", "towards", "is", "packets", "MiB", "dropped"):
         words = name in ("link", "towards", "is")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True, overflow="fold")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "is")
     for lane in lanes:
         counts = (f"{lane.packets:,}", f"{lane.bytes / 2**20:,.1f}", f"{lane.lost + lane.overflowed:,}")
         table.add_row(lane.link, lane.to, str(lane.shape), *counts)
