@@ -64,5 +64,5 @@ def main(argv: Sequence[str], *, node_command: tuple[str, ...] = NODE_COMMAND) -
     if run.links is not None:
         console.print(build_links(run.links.lanes, f"links: {run.links.what}"))
     for path in write_results(settings, monitor, report, run):
-        console.print(str(path), highlight=False)
+        console.print(f"wrote {path}", highlight=False)
     return 0 if report.is_good else _EXIT_FAILED

@@ -32,4 +32,4 @@ def main(path: str, target: str = "127.0.0.1:50051") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if len(sys.argv) in (2, 3) else __doc__)

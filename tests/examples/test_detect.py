@@ -56,5 +56,12 @@ def test_it_says_why_there_is_no_answer(photo: str) -> None:
     assert "no answer: <Unavailable UNAVAILABLE: cannot reach 127.0.0.1:1" in done.stderr
 
 
+def test_it_says_how_it_is_called() -> None:
+    done = run()
+    assert done.returncode == 1
+    assert "python tests/examples/detect.py photo.jpg [HOST:PORT]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_it_is_short_enough_to_be_read() -> None:
     assert len((HERE / "detect.py").read_text("utf-8").splitlines()) <= 40

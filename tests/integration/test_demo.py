@@ -119,6 +119,10 @@ def test_a_short_demo_reports_and_leaves_nothing_behind(start_demo: StartDemo, t
     sheet = cv2.imread(str(demo.out / "report.png"))
     assert sheet is not None
     assert sheet.shape[1] > 1000
+    assert f"wrote {demo.out / 'photo.jpg'}" in out
+    photo = cv2.imread(str(demo.out / "photo.jpg"))
+    assert photo is not None
+    assert photo.shape == (432, 480, 3)
     assert wait_for_none(str(tmp_path)) == {}
 
 
