@@ -20,6 +20,7 @@ NATIVE_BUILD := build/native$(if $(SANITIZE),-$(SANITIZE))
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo "ARGS adds flags to test, test-fast, bench, demo and up: make demo ARGS='--agents 24 --seconds 60'"
 
 setup: $(STAMPS)/python  ## install what is missing: Debian packages, .venv, locked Python packages
 
