@@ -11,11 +11,13 @@ constexpr std::size_t kEstimateEvery = 8;
 // After this many runs of others a bucket's own estimate is out of date.
 constexpr std::size_t kStaleAfter = 2048;
 // Runs after which a bucket says how fast the machine is.
-constexpr std::size_t kKnownAfter = 4;
+constexpr std::size_t kKnownAfter = 8;
 // Relative changes of less than this are nothing but the grain of the clock.
 constexpr double kGrainUs = 10;
 // A change of pace beyond this share makes what was measured before another machine's.
 constexpr double kPaceChange = 0.1;
+// A bucket that did not run for so many runs of others is idle: others say more of it than its own runs.
+constexpr std::size_t kIdleAfter = 32;
 // Of a row's engine time, what a larger batch must leave of it to pay.
 constexpr double kPays = 0.9;
 
@@ -33,31 +35,34 @@ ExecutionTime::ExecutionTime(std::span<const std::int64_t> buckets)
 
 void ExecutionTime::observe(std::size_t index, std::int64_t run_us) {
   auto& bucket = buckets_[index];
-  if (index != latest_) catch_up(bucket);
-  latest_ = index;
+  catch_up(bucket);
   bucket.window[bucket.count % kWindow] = run_us;
   ++bucket.count;
+  if (bucket.count >= kKnownAfter) latest_ = index;
   bucket.latest = ++runs_;
   if (bucket.count > kEstimateEvery && bucket.count % kEstimateEvery != 0) return;
   estimate(bucket);
   if (bucket.count == kKnownAfter) {
-    for (auto& other : buckets_) other.medians_then[index] = bucket.own.median_us;
+    for (auto& other : buckets_) {
+      if (other.medians_then[index] == 0) other.medians_then[index] = bucket.own.median_us;
+    }
   }
   reconcile();
 }
 
-// How many times slower the machine is than when the bucket last ran, as the one says that ran since.
+// How many times slower the machine is than when an idle bucket last ran, as the one says that ran since.
 double ExecutionTime::pace_since(const Bucket& bucket) const noexcept {
   const auto then = bucket.medians_then[latest_];
-  if (then == 0 || &bucket == &buckets_[latest_]) return 1;
+  if (then == 0 || runs_ - bucket.latest < kIdleAfter || &bucket == &buckets_[latest_]) return 1;
   return (static_cast<double>(buckets_[latest_].own.median_us) + kGrainUs) / (static_cast<double>(then) + kGrainUs);
 }
 
-// What was measured before others ran, at the pace of now.
+// What was measured at another pace makes room for what is measured now.
 void ExecutionTime::catch_up(Bucket& bucket) {
   if (const auto pace = pace_since(bucket); std::abs(pace - 1) > kPaceChange) {
-    for (auto& run_us : bucket.window) run_us = scaled(run_us, pace);
     bucket.own = {scaled(bucket.own.median_us, pace), scaled(bucket.own.high_us, pace)};
+    bucket.window[0] = bucket.own.median_us;
+    bucket.count = 1;
   }
   for (std::size_t i = 0; i < buckets_.size(); ++i) {
     bucket.medians_then[i] = buckets_[i].count >= kKnownAfter ? buckets_[i].own.median_us : 0;

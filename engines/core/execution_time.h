@@ -88,7 +88,7 @@ class ExecutionTime {
   std::vector<Estimate> estimates_;
   std::vector<Bucket> buckets_;
   std::size_t runs_ = 0;    // of all buckets
-  std::size_t latest_ = 0;  // the bucket that ran last
+  std::size_t latest_ = 0;  // the bucket that ran last, of those that ran often enough to say how fast the machine is
 };
 
 }  // namespace starling

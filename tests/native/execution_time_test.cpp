@@ -106,6 +106,27 @@ TEST(ExecutionTime, BucketThatDoesNotRunKeepsPaceWithTheOneThatDoes) {
   EXPECT_NEAR(times.run_time(2).median_us, 80'000, 100);
 }
 
+// Single frames become slower for a reason of their own; pairs that run as well are what their own runs say.
+TEST(ExecutionTime, BucketsThatTakeTurnsSpeakForThemselves) {
+  ExecutionTime times(kConvnet);
+  for (int i = 0; i < 64; ++i) times.observe(0, 10'000);
+  for (int i = 0; i < 64; ++i) times.observe(1, 30'000);
+  for (int turn = 0; turn < 200; ++turn) {
+    for (int i = 0; i < 8; ++i) times.observe(0, 25'000);
+    for (int i = 0; i < 8; ++i) times.observe(1, 30'000);
+  }
+  EXPECT_EQ(times.run_time(0).median_us, 25'000);
+  EXPECT_EQ(times.run_time(1).median_us, 30'000);
+  // After a pause of any length a few runs of its own are enough, and change nothing for the other.
+  for (int turn = 0; turn < 20; ++turn) {
+    const bool slow = turn % 2 == 0;
+    for (int i = 0; i < 100; ++i) times.observe(0, slow ? 50'000 : 25'000);
+    for (int i = 0; i < 8; ++i) times.observe(1, 30'000);
+    EXPECT_EQ(times.run_time(0).median_us, slow ? 50'000 : 25'000) << turn;
+    EXPECT_EQ(times.run_time(1).median_us, 30'000) << turn;
+  }
+}
+
 TEST(ExecutionTime, GrainOfTheClockIsNoChangeOfPace) {
   static constexpr std::int64_t kRows[] = {1, 8};
   ExecutionTime times(kRows);
