@@ -88,7 +88,7 @@ def _pull(arguments: argparse.Namespace, cache: Cache, screen: Console) -> int:
     names = list(CATALOGUE) if arguments.all else arguments.names
     if not names or (arguments.all and arguments.names):
         print(
-            "starling models pull: give names of assets, or --all; `starling models pull --help` lists them",
+            "starling models pull: give names of assets or --all, not both; `starling models pull --help` lists them",
             file=sys.stderr,
         )
         return 2
@@ -155,10 +155,10 @@ def _verify(repository: Repository, screen: Console) -> int:
     return 1 if broken else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-
-
 def _tell(error: Exception) -> str:
     """Returns the text of an error with its notes."""
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -40,8 +40,7 @@ from mesh.control.security_file import follow_security
 from mesh.control.settings import ControlSettings
 from mesh.control.status_service import ControlService
 from mesh.control.tls import ServerTls
-from mesh.errors import AddressUnusable
-from mesh.gateway import check_listen
+from mesh.gateway import check_listen, explain_bind
 from mesh.gateway.security import read_security
 from mesh.interrupt import watch_interrupts
 from services.host import Address, read_settings
@@ -167,8 +166,7 @@ def _listen(server: grpc.aio.Server, address: Address, tls: ServerTls | None) ->
             return server.add_insecure_port(str(address))
         return server.add_secure_port(str(address), tls.build_credentials())
     except RuntimeError as error:
-        other = str(Address("127.0.0.1", address.port))
-        raise AddressUnusable(str(address), "--listen", str(error), "an address of this machine", other) from error
+        raise explain_bind(OSError(str(error)), address, "--listen") from error
 
 
 async def _add_standard_services(server: grpc.aio.Server) -> None:

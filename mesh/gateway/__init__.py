@@ -2,7 +2,7 @@
 
 from mesh.gateway.bootstrap import GatewaySite, bootstrap
 from mesh.gateway.clusters import LB_METADATA, NODES, SERVES, Balancer, Pool, nodes_cluster
-from mesh.gateway.envoy import check_listen, envoy_program, find_envoy, wait_healthy
+from mesh.gateway.envoy import check_listen, envoy_program, explain_bind, find_envoy, wait_healthy
 from mesh.gateway.listener import ACCESS_LOG, LISTENER, grpc_listener
 from mesh.gateway.routes import (
     ROUTES,
@@ -30,6 +30,7 @@ __all__ = [
     "bootstrap",
     "check_listen",
     "envoy_program",
+    "explain_bind",
     "find_envoy",
     "grpc_listener",
     "nodes_cluster",

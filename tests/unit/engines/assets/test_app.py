@@ -84,8 +84,8 @@ def test_empty_cache_lists_what_can_be_pulled(tmp_path: Path, capsys: pytest.Cap
     [
         (["pull", "yolo"], "there is no asset 'yolo'; expected one of nanodet"),
         (["pull", "minilm"], "'minilm' cannot be pulled yet; these can: nanodet"),
-        (["pull"], "give names of assets, or --all"),
-        (["pull", "--all", "raptor"], "give names of assets, or --all"),
+        (["pull"], "give names of assets or --all"),
+        (["pull", "--all", "raptor"], "give names of assets or --all, not both"),
         (["list", "--repository", "/nowhere"], "the model repository is not a readable folder"),
     ],
 )
